@@ -1,0 +1,43 @@
+"""Borders of a multi-step network: input coding, stateless layers per step, readout."""
+
+from torch import Tensor, nn
+
+
+class DirectCoding(nn.Module):
+    """Direct coding: the analog image is the input current's source at every time step.
+
+    y[t] = scale * x for t = 1..T; `[B, ...] -> [T, B, ...]`. `scale` turns the stored pixel into the value the
+    network is trained on: 1/255 for 8-bit pixels given as 0..255, 1 for pixels already in 0..1.
+    `input_shape` (C, H, W) or (features,) is what the compiler sizes the network by; without it, say `--input-shape`.
+    The compiler sends the 8-bit pixel as a graded input spike in each of the T steps, so it needs 0 <= x*scale <= 1.
+    Raises ValueError unless timesteps >= 1. Source: arXiv 2011.05280 (STBP-tdBN), input layer.
+    """
+
+    def __init__(self, timesteps: int, input_shape: tuple[int, ...] | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        if timesteps < 1:
+            raise ValueError(f"DirectCoding: timesteps must be at least 1, got {timesteps}")
+        self.timesteps = timesteps
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.scale = float(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale).expand(self.timesteps, *x.shape)
+
+
+class PerStep(nn.Sequential):
+    """Applies stateless layers to every step: `[T, B, ...] -> [T*B, ...] -> layers -> [T, B, ...]`."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        steps, batch = x.shape[:2]
+        y: Tensor = super().forward(x.flatten(0, 1))
+        return y.unflatten(0, (steps, batch))
+
+
+class MeanReadout(nn.Module):
+    """Neuron-less readout: output = (1/T) * sum_t x[t]; `[T, B, classes] -> [B, classes]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(0)
+
+

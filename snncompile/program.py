@@ -1,0 +1,1 @@
+"""The placed program and the sealed directory it is saved as."""

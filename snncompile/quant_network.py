@@ -1,0 +1,195 @@
+"""The integer network: what the chip holds. No float anywhere; scales stay on the host (`program.HostScales`).
+
+Per population, per step (all integers, `>>` and `//` round toward minus infinity):
+
+    a    = sum over its synapses of  (W s) << exponent        s: payloads of the source's spikes
+    u[t] = decay(v[t-1]) + a + bias                           decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
+    k[t] = number of j with u[t] >= thresholds[j]             (fire "gt": >)
+    y[t] = payload[k-1], 0 where k = 0
+    v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
+
+The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A population
+without thresholds never fires: it sums its input, and the host reads its state after the sample's last step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snncompile.errors import InternalError
+from snncompile.network import Fire, Pair, Reset, Shape
+
+IntArray = NDArray[np.int64]
+
+DECAY_ONE = 4096
+"""Denominator of the 12-bit decay."""
+
+
+def _freeze(value: object) -> None:
+    """Makes the arrays of a frozen dataclass read-only int64; refuses any float."""
+    for field in fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if isinstance(item, float):
+            raise InternalError(f"{type(value).__name__}.{field.name} is a float: {item}")
+        if isinstance(item, np.ndarray):
+            if item.dtype.kind not in "iu":
+                raise InternalError(f"{type(value).__name__}.{field.name} is {item.dtype}, must be integer")
+            frozen = np.array(item, dtype=np.int64)
+            frozen.flags.writeable = False
+            object.__setattr__(value, field.name, frozen)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantSynapses:
+    """Integer synapses from `source` into the population that lists them.
+
+    Conv: weight (out, in/groups, kh, kw); linear: weight (out, in). `pool`: payloads of one window add up before the
+    weight (one axon for the window). `weight_bits`: signed width that holds every weight.
+    """
+
+    name: str
+    source: str
+    kind: Literal["conv", "linear"]
+    weight: IntArray
+    weight_bits: int
+    exponent: int
+    pool: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    delay_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Integer neurons of one layer. bias, v0 (channels,); thresholds, subtract (levels, channels); payload (levels,).
+
+    `input_bits`, `state_bits`: signed widths proven to hold every sum of input and every u and v
+    (`state_bounds.prove`). `depth`: chip steps behind the input.
+    """
+
+    name: str
+    shape: Shape
+    synapses: tuple[str, ...]
+    bias: IntArray
+    v0: IntArray
+    thresholds: IntArray
+    payload: IntArray
+    subtract: IntArray
+    decay: int
+    reset: Reset
+    fire: Fire
+    depth: int
+    input_bits: int
+    state_bits: int
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def spiking(self) -> bool:
+        return len(self.thresholds) > 0
+
+    @property
+    def payload_max(self) -> int:
+        return int(self.payload.max()) if self.spiking else 0
+
+
+@dataclass(frozen=True, eq=False)
+class QuantNetwork:
+    """Input, synapses and populations in topological order; the last population is the readout.
+
+    Input payloads are integers 0..input_payload_max, sent by the host in each of the `timesteps` steps.
+    """
+
+    input_name: str
+    input_shape: Shape
+    input_payload_max: int
+    synapses: tuple[QuantSynapses, ...]
+    populations: tuple[Population, ...]
+    timesteps: int
+
+    @cached_property
+    def synapses_by_name(self) -> Mapping[str, QuantSynapses]:
+        return {synapses.name: synapses for synapses in self.synapses}
+
+    @cached_property
+    def populations_by_name(self) -> Mapping[str, Population]:
+        return {population.name: population for population in self.populations}
+
+    @property
+    def readout(self) -> Population:
+        return self.populations[-1]
+
+    @property
+    def depth(self) -> int:
+        return max(population.depth for population in self.populations)
+
+    def shape_of(self, name: str) -> Shape:
+        return self.input_shape if name == self.input_name else self.populations_by_name[name].shape
+
+    def payload_max_of(self, name: str) -> int:
+        return self.input_payload_max if name == self.input_name else self.populations_by_name[name].payload_max
+
+    def inputs_of(self, population: Population) -> tuple[QuantSynapses, ...]:
+        return tuple(self.synapses_by_name[name] for name in population.synapses)
+
+    def outputs_of(self, name: str) -> tuple[QuantSynapses, ...]:
+        """Synapses whose source is `name`."""
+        return tuple(synapses for synapses in self.synapses if synapses.source == name)
+
+    def target_of(self, synapses: QuantSynapses) -> Population:
+        return next(population for population in self.populations if synapses.name in population.synapses)
+
+
+def pooled_shape(shape: Shape, pool: Pair) -> Shape:
+    """(C, H, W) after summing `pool` windows; unchanged for (1, 1)."""
+    return shape if pool == (1, 1) else (shape[0], shape[1] // pool[0], shape[2] // pool[1])
+
+
+def verify(network: QuantNetwork) -> None:
+    """Checks an integer network; raises InternalError (the compiler made it).
+
+    Weights within weight_bits; order and names; shapes of per-channel arrays; thresholds increasing; delays that match
+    depths; the proven widths hold (`state_bounds.prove` run again).
+    """
+    from snncompile.state_bounds import prove  # noqa: PLC0415 - state_bounds is built on this module's types
+
+    known = {network.input_name: 0}
+    for population in network.populations:
+        for synapses in network.inputs_of(population):
+            _verify_synapses(synapses, known.get(synapses.source), population)
+        channels = population.shape[0]
+        for name in ("bias", "v0"):
+            if getattr(population, name).shape != (channels,):
+                raise InternalError(f"{population.name}: {name} has shape {getattr(population, name).shape}")
+        if (np.diff(population.thresholds, axis=0) <= 0).any() or (population.thresholds <= 0).any():
+            raise InternalError(f"{population.name}: thresholds are not positive and increasing")
+        if population.spiking and (population.payload <= 0).any():
+            raise InternalError(f"{population.name}: a spike without payload")
+        known[population.name] = population.depth
+        bounds = prove(network, population)
+        if bounds.state_bits > population.state_bits or bounds.input_bits > population.input_bits:
+            raise InternalError(f"{population.name}: {bounds.state_bits} state bits needed, {population.state_bits} declared")
+
+
+def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population) -> None:
+    if source_depth is None:
+        raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
+    if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != target.depth:
+        raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {target.depth}")
+    limit = 1 << (synapses.weight_bits - 1)
+    if synapses.weight.min() < -limit or synapses.weight.max() >= limit:
+        raise InternalError(f"{synapses.name}: a weight needs more than {synapses.weight_bits} bits")

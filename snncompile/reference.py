@@ -1,0 +1,222 @@
+"""What every node means: slow, obvious interpreters of the float and of the integer network.
+
+All else (passes, simulator, Lava) is tested against this file. `run_float` and `run_integer` go layer by layer, all T
+steps of a layer before the next layer; `run_on_chip_clock` runs the integer network as a chip does, one step of every
+population at a time, spikes arriving one step after they are sent, samples following each other every T steps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snncompile.network import (
+    Array,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MultiThresholdLIF,
+    Network,
+    Node,
+    Pair,
+    Readout,
+)
+from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.state_bounds import decay
+
+
+@dataclass(frozen=True, eq=False)
+class FloatTrace:
+    """Every node's output (T, N, ...), every neuron's u before firing (T, N, ...), and the readout (N, classes)."""
+
+    outputs: dict[str, Array]
+    membranes: dict[str, Array]
+    output: Array
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerTrace:
+    """Per population: payloads sent (T, N, ...) and u before firing (T, N, ...); readout state after step T (N, classes)."""
+
+    payloads: dict[str, IntArray]
+    membranes: dict[str, IntArray]
+    output: IntArray
+
+
+def run_float(network: Network, x: NDArray[np.generic]) -> FloatTrace:
+    """Runs x (N, *input shape) through the float network in float64."""
+    outputs: dict[str, Array] = {}
+    membranes: dict[str, Array] = {}
+    for node in network.nodes:
+        y = sum(outputs[name] for name in node.inputs) if node.inputs else np.asarray(x, np.float64)
+        if isinstance(node, Input):
+            outputs[node.name] = np.repeat(node.scale * y[None], network.timesteps, axis=0)
+        elif isinstance(node, MultiThresholdLIF):
+            outputs[node.name], membranes[node.name] = float_neurons(node, y)
+        elif isinstance(node, Readout):
+            outputs[node.name] = node.scale * y.mean(0, keepdims=True)
+        else:
+            outputs[node.name] = np.stack([stateless(node, step) for step in y])
+    return FloatTrace(outputs, membranes, outputs[network.readout.name][0])
+
+
+def stateless(node: Node, x: Array) -> Array:
+    """One step of a node without state; x (N, ...)."""
+    match node:
+        case Conv2d():
+            y = convolve(sum_pool(x, node.pool), node.weight, node.stride, node.padding, node.dilation, node.groups)
+            return y + node.bias[:, None, None]
+        case Linear():
+            return sum_pool(x, node.pool).reshape(len(x), -1) @ node.weight.T + node.bias
+        case BatchNorm():
+            gamma, beta, mean, var = (_per_channel(p, x) for p in (node.gamma, node.beta, node.mean, node.var))
+            return gamma * (x - mean) / np.sqrt(var + node.eps) + beta
+        case AvgPool2d():
+            return sum_pool(x, node.kernel) / (node.kernel[0] * node.kernel[1])
+        case Flatten():
+            return x.reshape(len(x), -1)
+    raise TypeError(f"{node.name}: the reference does not know {node.kind}")
+
+
+def float_neurons(node: MultiThresholdLIF, current: Array) -> tuple[Array, Array]:
+    """Payloads and membranes before firing for input currents (T, N, ...)."""
+    table = np.concatenate([[0.0], node.payload])
+    subtract = np.concatenate([[0.0], node.subtract])
+    reached: Callable[[Array, float], NDArray[np.bool_]] = np.greater_equal if node.fire == "ge" else np.greater
+    v = np.full_like(current[0], node.v0)
+    spikes, membranes = [], []
+    for step in current:
+        u = node.leak * v + step
+        k = np.sum([reached(u, theta) for theta in node.thresholds], axis=0)
+        v = {"soft": u - subtract[k], "hard": np.where(k > 0, 0.0, u), "none": u}[node.reset]
+        spikes.append(table[k])
+        membranes.append(u)
+    return np.stack(spikes), np.stack(membranes)
+
+
+def run_integer(network: QuantNetwork, payloads: NDArray[np.integer]) -> IntegerTrace:
+    """Runs input payloads (N, *input shape), the same in every step, through the integer network in int64."""
+    image = np.asarray(payloads, np.int64)
+    sent = {network.input_name: np.repeat(image[None], network.timesteps, axis=0)}
+    membranes = {}
+    v = image
+    for population in network.populations:
+        synapses = network.inputs_of(population)
+        current = [sum(integer_current(s, sent[s.source][t]) for s in synapses) for t in range(network.timesteps)]
+        v = initial_state(population, len(image))
+        steps = []
+        for a in current:
+            u, k, v = step_population(population, v, np.asarray(a))
+            steps.append((emitted(population, k), u))
+        sent[population.name] = np.stack([payload for payload, _ in steps])
+        membranes[population.name] = np.stack([u for _, u in steps])
+    return IntegerTrace(sent, membranes, v)
+
+
+def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> IntegerTrace:
+    """The same on the chip's clock: N samples back to back in N*T + depth chip steps, every population in every step.
+
+    In chip step c the population at depth d does logical step c - d: before the first it does nothing, at the first
+    step of a sample its state is v0; bias, leak and reset are thereby shifted by d. A spike sent in step c is added up
+    at its target in step c + delay_steps.
+    """
+    image = np.asarray(payloads, np.int64)
+    logical_steps = len(image) * network.timesteps
+    sent = {network.input_name: np.repeat(image, network.timesteps, axis=0)}
+    sent |= {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
+    membranes = {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
+    depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
+    state = {p.name: initial_state(p, 1) for p in network.populations}
+    output = np.zeros((len(image), *network.readout.shape), np.int64)
+    for chip_step in range(logical_steps + network.depth):
+        for population in network.populations:
+            t = chip_step - population.depth
+            if not 0 <= t < logical_steps:
+                continue
+            if t % network.timesteps == 0:
+                state[population.name] = initial_state(population, 1)
+            arriving = [(s, chip_step - s.delay_steps - depths[s.source]) for s in network.inputs_of(population)]
+            a = sum(integer_current(s, sent[s.source][sent_at][None]) for s, sent_at in arriving)
+            u, k, state[population.name] = step_population(population, state[population.name], np.asarray(a))
+            sent[population.name][t], membranes[population.name][t] = emitted(population, k)[0], u[0]
+            if population is network.readout and t % network.timesteps == network.timesteps - 1:
+                output[t // network.timesteps] = state[population.name][0]
+    return IntegerTrace(_by_sample(sent, network.timesteps), _by_sample(membranes, network.timesteps), output)
+
+
+def _by_sample(steps: dict[str, IntArray], timesteps: int) -> dict[str, IntArray]:
+    """(N*T, ...) -> (T, N, ...) for every population."""
+    return {name: v.reshape(-1, timesteps, *v.shape[1:]).swapaxes(0, 1) for name, v in steps.items()}
+
+
+def initial_state(population: Population, samples: int) -> IntArray:
+    """v0 for every neuron; (samples, *shape)."""
+    zeros = np.zeros((samples, *population.shape), np.int64)
+    return zeros + _per_channel(population.v0, zeros)
+
+
+def integer_current(synapses: QuantSynapses, payloads: IntArray) -> IntArray:
+    """(W s) << exponent for one step of payloads (N, ...)."""
+    s = sum_pool(payloads, synapses.pool)
+    if synapses.kind == "linear":
+        a = s.reshape(len(s), -1) @ synapses.weight.T
+    else:
+        a = convolve(s, synapses.weight, synapses.stride, synapses.padding, synapses.dilation, synapses.groups)
+    return a << synapses.exponent
+
+
+def step_population(population: Population, v: IntArray, a: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """One step: (u before firing, level k, v after reset), each (N, *shape)."""
+    u = decay(v, population.decay) + a + _per_channel(population.bias, a)
+    k = np.zeros_like(u)
+    for threshold in population.thresholds:
+        theta = _per_channel(threshold, u)
+        k += u >= theta if population.fire == "ge" else u > theta
+    if population.reset == "soft":
+        subtract = np.zeros_like(u)
+        for level, amount in enumerate(population.subtract, 1):
+            subtract = np.where(k == level, _per_channel(amount, u), subtract)
+        return u, k, u - subtract
+    return u, k, np.where(k > 0, 0, u) if population.reset == "hard" else u
+
+
+def emitted(population: Population, k: IntArray) -> IntArray:
+    """Payload of level k; 0 (no spike) for k = 0."""
+    return np.concatenate([np.zeros(1, np.int64), population.payload])[k]
+
+
+def sum_pool(x: NDArray[np.generic], window: Pair) -> NDArray[np.generic]:
+    """Sum over non-overlapping windows of the last two axes; what fills no window is left out."""
+    if window == (1, 1):
+        return x
+    height, width = (n // w for n, w in zip(x.shape[-2:], window, strict=True))
+    trimmed = x[..., : height * window[0], : width * window[1]]
+    return trimmed.reshape(*x.shape[:-2], height, window[0], width, window[1]).sum((-3, -1))  # type: ignore[no-any-return]
+
+
+def convolve(
+    x: NDArray[np.generic], weight: NDArray[np.generic], stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> NDArray[np.generic]:
+    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw), zero padding; as torch's conv2d."""
+    out, fan_in, kh, kw = weight.shape
+    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    height = (x.shape[2] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    width = (x.shape[3] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    y = np.zeros((len(x), out, height, width), x.dtype)
+    for ky in range(kh):
+        for kx in range(kw):
+            top, left = ky * dilation[0], kx * dilation[1]
+            seen = x[:, :, top : top + stride[0] * height : stride[0], left : left + stride[1] * width : stride[1]]
+            for g in range(groups):
+                rows, columns = slice(g * out // groups, (g + 1) * out // groups), slice(g * fan_in, (g + 1) * fan_in)
+                y[:, rows] += np.moveaxis(np.tensordot(weight[rows, :, ky, kx], seen[:, columns], (1, 1)), 0, 1)
+    return y
+
+
+def _per_channel(values: NDArray[np.generic], like: NDArray[np.generic]) -> NDArray[np.generic]:
+    """(channels,) shaped to broadcast over like (N, channels, ...)."""
+    return values.reshape(-1, *(1,) * (like.ndim - 2))

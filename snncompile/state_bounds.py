@@ -1,0 +1,88 @@
+"""Interval arithmetic that proves how many bits the state of a population needs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from snncompile.network import Reset
+from snncompile.quant_network import DECAY_ONE, IntArray, Population, QuantNetwork, QuantSynapses
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Per channel: the least and largest summed input and state (u and v of all T steps); the signed widths that hold them."""
+
+    input_low: IntArray
+    input_high: IntArray
+    state_low: IntArray
+    state_high: IntArray
+
+    @property
+    def input_bits(self) -> int:
+        return signed_bits(self.input_low, self.input_high)
+
+    @property
+    def state_bits(self) -> int:
+        return signed_bits(self.state_low, self.state_high)
+
+
+def signed_bits(low: IntArray, high: IntArray) -> int:
+    """Bits of the narrowest two's-complement integer that holds every value of low..high."""
+    return 1 + max(int(high.max()).bit_length(), int(-1 - low.min()).bit_length() if low.min() < 0 else 0)
+
+
+def decay(v: IntArray, rate: int) -> IntArray:
+    """sign(v) * ((|v| * (4096 - rate)) >> 12): toward zero, as Loihi."""
+    return np.sign(v) * ((np.abs(v) * (DECAY_ONE - rate)) >> 12)
+
+
+def input_interval(synapses: QuantSynapses, payload_max: int) -> tuple[IntArray, IntArray]:
+    """Least and largest (W s) << exponent per output channel, over all s with 0 <= s <= payload_max.
+
+    Sums of the negative and of the positive weights: reached exactly by a position that sees the whole kernel.
+    """
+    largest = payload_max * synapses.pool[0] * synapses.pool[1]
+    flat = synapses.weight.reshape(len(synapses.weight), -1)
+    low, high = (np.where(sign * flat > 0, flat, 0).sum(1) * largest << synapses.exponent for sign in (-1, 1))
+    return low, high
+
+
+def prove(network: QuantNetwork, population: Population) -> Bounds:
+    """Bounds that hold for every input and all T steps of a sample, per channel, for the actual integers.
+
+    u lies in [decay(v_low) + a_low + bias, decay(v_high) + a_high + bias]; a soft reset at level j takes u in
+    [threshold_j, threshold_{j+1}) to u - subtract_j, so v_high is the largest such end. Interval arithmetic; no float.
+    """
+    intervals = [input_interval(s, network.payload_max_of(s.source)) for s in network.inputs_of(population)]
+    low = np.sum([i[0] for i in intervals], axis=0)
+    high = np.sum([i[1] for i in intervals], axis=0)
+    v_low, v_high = population.v0, population.v0
+    state_low, state_high = v_low, v_high
+    for _ in range(network.timesteps):
+        u_low = decay(v_low, population.decay) + low + population.bias
+        u_high = decay(v_high, population.decay) + high + population.bias
+        state_low, state_high = np.minimum(state_low, u_low), np.maximum(state_high, u_high)
+        v_low, v_high = _after_reset(population, u_low, u_high, population.reset)
+        state_low, state_high = np.minimum(state_low, v_low), np.maximum(state_high, v_high)
+    return Bounds(low, high, state_low, state_high)
+
+
+def _after_reset(population: Population, u_low: IntArray, u_high: IntArray, reset: Reset) -> tuple[IntArray, IntArray]:
+    """The interval of v once u in [u_low, u_high] has fired; an interval a level cannot reach is left out."""
+    if reset == "none" or not population.spiking:
+        return u_low, u_high
+    strict = int(population.fire == "gt")
+    first = population.thresholds + strict
+    last = np.vstack([first[1:] - 1, np.full_like(u_high, np.iinfo(np.int64).max)])
+    subtract = population.subtract if reset == "soft" else None
+    v_low, v_high = u_low.copy(), np.minimum(u_high, first[0] - 1)
+    silent = u_low < first[0]
+    v_low = np.where(silent, v_low, np.iinfo(np.int64).max)
+    v_high = np.where(silent, v_high, np.iinfo(np.int64).min)
+    for j in range(len(first)):
+        reached = (u_high >= first[j]) & (u_low <= last[j])
+        a, b = np.maximum(u_low, first[j]), np.minimum(u_high, last[j])
+        a, b = (a - subtract[j], b - subtract[j]) if subtract is not None else (a * 0, b * 0)
+        v_low = np.where(reached, np.minimum(v_low, a), v_low)
+        v_high = np.where(reached, np.maximum(v_high, b), v_high)
+    return v_low, v_high
