@@ -1,0 +1,1 @@
+"""Chip models as YAML files; read by `snncompile.chip`."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 GROUP = "snncompile.backends"
 
+Activity = Mapping[str, NDArray[np.float64]]
+"""Per population, and for the input: the probability that a neuron fires in a step, (*shape)."""
+
 
 class Progress(Protocol):
     """Told how many samples are done; the command line draws a bar with it."""
@@ -61,11 +64,8 @@ class Backend(Protocol):
     def emit(self, program: "Program") -> Mapping[str, bytes]:
         """Files for the sealed directory, by path relative to it. The same program gives the same bytes."""
 
-    def estimate(self, program: "Program", payloads: IntArray | None) -> Mapping[str, Any] | None:
-        """Cost of one inference, from payloads (N, *input shape) or, without them, from the stated default activity.
-
-        None where the backend has no cost model.
-        """
+    def estimate(self, program: "Program", activity: Activity) -> Mapping[str, Any] | None:
+        """Cost of one inference at that activity; None where the backend has no cost model."""
 
     def run(
         self,

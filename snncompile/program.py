@@ -1,1 +1,148 @@
-"""The placed program and the sealed directory it is saved as."""
+"""The placed program: integer network, host scales, cores, placement; and its plain form for the sealed directory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snncompile.chip import Chip
+from snncompile.errors import CompileError
+from snncompile.mapping.partition import Box, Core, CoreGraph, Grid, Slice
+from snncompile.mapping.place import Placement
+from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.quantize import HostScales
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a program was made from and how: all that is needed to make it again."""
+
+    model_sha256: str
+    versions: Mapping[str, str]
+    passes: tuple[str, ...]
+    weight_bits: int
+    lowering: Mapping[str, Mapping[str, str]]
+    """Per population: how its neurons were lowered and the exactness class of that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network placed on a chip."""
+
+    target: str
+    chip: Chip
+    network: QuantNetwork
+    host: HostScales
+    core_graph: CoreGraph
+    placement: Placement
+    provenance: Provenance
+
+    @cached_property
+    def neurons(self) -> int:
+        return sum(population.size for population in self.network.populations)
+
+    def encode(self, x: NDArray[np.generic], where: str = "x") -> IntArray:
+        """Input payloads rint(x * input_scale * payload_max) for data x (N, *input shape).
+
+        Raises CompileError: another shape, or values outside 0..1 after scaling (a network is not fed what it was
+        not trained on).
+        """
+        shape = self.network.input_shape
+        if x.shape[1:] != shape:
+            given, wanted = ("x".join(map(str, s)) for s in (x.shape[1:], shape))
+            raise CompileError(where, f"samples of shape {given}, the network takes {wanted}", f"give x as (N, {', '.join(map(str, shape))})")
+        values = np.asarray(x, np.float64) * self.host.input_scale
+        if values.min() < 0 or values.max() > 1 + 1e-9:
+            raise CompileError(
+                where,
+                f"values from {x.min():g} to {x.max():g}, the network takes 0 to {1 / self.host.input_scale:g}",
+                "scale the data as in training",
+            )
+        return np.rint(values * self.network.input_payload_max).astype(np.int64)
+
+
+def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
+    """JSON-ready description and named arrays; `from_plain` is its inverse."""
+    arrays: Arrays = {}
+    network = program.network
+    description = {
+        "target": program.target,
+        "chip": program.chip.model_dump(mode="json"),
+        "network": {
+            "input": {"name": network.input_name, "shape": network.input_shape, "payload_max": network.input_payload_max},
+            "timesteps": network.timesteps,
+            "synapses": [_plain(s, f"synapses.{s.name}", arrays) for s in network.synapses],
+            "populations": [_plain(p, f"populations.{p.name}", arrays) for p in network.populations],
+        },
+        "host": {"input_scale": program.host.input_scale, "output_scale": program.host.output_scale},
+        "grids": {name: [edges.tolist() for edges in grid.axes] for name, grid in program.core_graph.grids.items()},
+        "cores": [
+            {"slices": [[part.population, part.box] for part in core.slices], "usage": core.usage}
+            for core in program.core_graph.cores
+        ],
+        "placement": {axis: getattr(program.placement, axis).tolist() for axis in ("x", "y", "slot")},
+        "provenance": {field.name: getattr(program.provenance, field.name) for field in fields(Provenance)},
+    }
+    for name, scale in program.host.state.items():
+        arrays[f"host.state.{name}"] = scale
+    return description, arrays
+
+
+def _plain(item: QuantSynapses | Population, prefix: str, arrays: Arrays) -> dict[str, Any]:
+    plain = {}
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[f"{prefix}.{field.name}"] = narrowed(value)
+        else:
+            plain[field.name] = value
+    return plain
+
+
+def narrowed(values: IntArray) -> NDArray[np.signedinteger[Any]]:
+    """The same integers in the narrowest signed type that holds them."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    kind = next(t for t in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return values.astype(kind)
+
+
+def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.generic]]) -> Program:
+    """A program from what `to_plain` gave."""
+    net = description["network"]
+    network = QuantNetwork(
+        input_name=net["input"]["name"],
+        input_shape=tuple(net["input"]["shape"]),
+        input_payload_max=net["input"]["payload_max"],
+        synapses=tuple(QuantSynapses(**_restored(s, f"synapses.{s['name']}", arrays)) for s in net["synapses"]),
+        populations=tuple(Population(**_restored(p, f"populations.{p['name']}", arrays)) for p in net["populations"]),
+        timesteps=net["timesteps"],
+    )
+    state = {p.name: np.asarray(arrays[f"host.state.{p.name}"], np.float64) for p in network.populations}
+    grids = {name: Grid(*(np.array(edges) for edges in axes)) for name, axes in description["grids"].items()}
+    cores = tuple(Core(tuple(Slice(name, _box(box)) for name, box in core["slices"]), core["usage"]) for core in description["cores"])
+    made = description["provenance"]
+    return Program(
+        target=description["target"],
+        chip=Chip.model_validate(description["chip"]),
+        network=network,
+        host=HostScales(description["host"]["input_scale"], state, description["host"]["output_scale"]),
+        core_graph=CoreGraph(grids, cores),
+        placement=Placement(**{axis: np.array(values) for axis, values in description["placement"].items()}),
+        provenance=Provenance(**{**made, "passes": tuple(made["passes"])}),
+    )
+
+
+def _restored(plain: dict[str, Any], prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Any]:
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    stored = {key.removeprefix(f"{prefix}."): value for key, value in arrays.items() if key.rpartition(".")[0] == prefix}
+    return {**tuples, **stored}
+
+
+def _box(plain: list[list[int]]) -> Box:
+    (c0, c1), (y0, y1), (x0, x1) = plain
+    return (c0, c1), (y0, y1), (x0, x1)

@@ -1,1 +1,1 @@
-
+"""From integer network to cores: connectivity, partition, placement, routes."""

@@ -1,1 +1,1 @@
-
+"""The report: `build` makes report.json's content, `terminal` prints it."""

@@ -1,0 +1,153 @@
+"""Time and energy from counts per core and step.
+
+Time (event-timed; Loihi has no clock), SANA-FE's validated model (Boyle et al., IEEE TCAD 44(8) 2025):
+
+    t_step = max over cores of max(generation, reception) + barrier(routers in use)
+    generation = time_neuron * neurons + time_update * updated + time_spike * fired + time_packet_out * packets out
+    reception  = time_packet_in * packets in + time_synop * synapses reached
+
+Energy: the sum over events of count * energy per event, per cost set; a cost a set does not publish is left out of its
+sum and named. Packets are counted once per (firing neuron, target core); those the host sends are received but neither
+generated nor routed on the mesh, since where they enter is not published.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snncompile.chip import Chip, EnergySet
+
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Reception:
+    """What one layer of synapses delivers to the cores first_core, first_core + 1, ... : (N, T, tiles) each.
+
+    `depth` is the source's: packets are received, and their synapses read, in the chip step they are sent in.
+    """
+
+    depth: int
+    first_core: int
+    packets: Counts
+    synops: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """Counts of N samples, per core (N, T, cores) in the logical step of the core's population; hops (N, T).
+
+    neurons, depth (cores,): neurons mapped to each core and how many chip steps it runs behind the input.
+    """
+
+    neurons: NDArray[np.int64]
+    depth: NDArray[np.int64]
+    updated: Counts
+    fired: Counts
+    packets_out: Counts
+    receptions: tuple[Reception, ...]
+    hops_east_west: Counts
+    hops_north_south: Counts
+
+    @property
+    def samples(self) -> int:
+        return len(self.updated)
+
+    @property
+    def timesteps(self) -> int:
+        return self.updated.shape[1]
+
+    @property
+    def synops(self) -> float:
+        """Synaptic operations of all samples: one per synapse reached by a spike, graded or not."""
+        return sum(float(reception.synops.sum()) for reception in self.receptions)
+
+
+EVENTS = ("synop", "neuron", "update", "spike", "packet", "hop_east_west", "hop_north_south")
+
+
+def event_counts(traffic: Traffic) -> dict[str, float]:
+    """Mean events per inference, by the cause they are charged to."""
+    neuron_steps = float(traffic.neurons.sum()) * traffic.timesteps
+    totals = {
+        "update": traffic.updated,
+        "spike": traffic.fired,
+        "packet": traffic.packets_out,
+        "hop_east_west": traffic.hops_east_west,
+        "hop_north_south": traffic.hops_north_south,
+    }
+    per_inference = {name: float(values.sum()) / traffic.samples for name, values in totals.items()}
+    return {"synop": traffic.synops / traffic.samples, "neuron": neuron_steps, **per_inference}
+
+
+def energy_pj(counts: dict[str, float], costs: EnergySet) -> dict[str, float | None]:
+    """Energy per inference by cause; None where the set has no number for it."""
+    per_event = {name: getattr(costs, f"energy_{name}_pj") for name in EVENTS}
+    return {name: None if cost is None else counts[name] * cost for name, cost in per_event.items()}
+
+
+def energy_report(counts: dict[str, float], chip: Chip) -> dict[str, Any]:
+    """{low, nominal, high} over the cost sets in pJ per inference, and every set by cause with what it leaves out."""
+    sets: dict[str, Any] = {}
+    for costs in chip.energy:
+        by_cause = energy_pj(counts, costs)
+        known = [value for value in by_cause.values() if value is not None]
+        sets[costs.name] = {
+            "total": sum(known),
+            "by_cause": by_cause,
+            "not_published": [name for name, value in by_cause.items() if value is None],
+            "inherited": costs.inherited,
+        }
+    totals = [entry["total"] for entry in sets.values()]
+    nominal = sets[chip.nominal_energy.name]
+    return {
+        "low": min(totals),
+        "nominal": nominal["total"],
+        "high": max(totals),
+        "by_cause": nominal["by_cause"],
+        "cost_sets": sets,
+    }
+
+
+def step_times_ns(traffic: Traffic, chip: Chip, routers: int) -> NDArray[np.float64]:
+    """Duration of every chip step, (N*T + depth,): each core works on the logical step its depth puts it at."""
+    time = chip.time
+    logical = traffic.samples * traffic.timesteps
+    generation = (
+        time.time_neuron_ns * traffic.neurons
+        + time.time_update_ns * traffic.updated
+        + time.time_spike_ns * traffic.fired
+        + time.time_packet_out_ns * traffic.packets_out
+    ).reshape(logical, -1)
+    received = np.zeros((logical + int(traffic.depth.max()), len(traffic.neurons)))
+    busiest = np.zeros(len(received))
+    for core, behind in enumerate(traffic.depth):
+        span = slice(int(behind), int(behind) + logical)
+        busiest[span] = np.maximum(busiest[span], generation[:, core])
+    for reception in traffic.receptions:
+        busy = time.time_packet_in_ns * reception.packets + time.time_synop_ns * reception.synops
+        cores = slice(reception.first_core, reception.first_core + busy.shape[2])
+        received[reception.depth : reception.depth + logical, cores] += busy.reshape(logical, -1)
+    return np.maximum(busiest, received.max(axis=1)) + time.barrier_ns(routers)
+
+
+def latency_us(step_ns: NDArray[np.float64], traffic: Traffic) -> float:
+    """Mean time from the first step of a sample's input to its last step at the deepest population, others in flight."""
+    steps = traffic.timesteps + int(traffic.depth.max())
+    ends = np.concatenate([[0.0], np.cumsum(step_ns)])
+    starts = np.arange(traffic.samples) * traffic.timesteps
+    return float((ends[starts + steps] - ends[starts]).mean()) / 1e3
+
+
+def time_report(traffic: Traffic, chip: Chip, routers: int) -> dict[str, Any]:
+    """Latency, throughput and mean step time of N samples that follow each other every T steps."""
+    step_ns = step_times_ns(traffic, chip, routers)
+    total_us = float(step_ns.sum()) / 1e3
+    return {
+        "latency_us": latency_us(step_ns, traffic),
+        "step_us_mean": total_us / len(step_ns),
+        "inferences_per_s": traffic.samples / total_us * 1e6,
+        "barrier_ns": chip.time.barrier_ns(routers),
+    }

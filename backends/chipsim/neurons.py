@@ -1,0 +1,47 @@
+"""The fused neuron update: decay, input, firing, reset and the counts, one pass over the state."""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def step(
+    v: NDArray[np.int64],
+    current: NDArray[np.int64],
+    bias: NDArray[np.int64],
+    thresholds: NDArray[np.int64],
+    subtract: NDArray[np.int64],
+    table: NDArray[np.int64],
+    keep: int,
+    reset: int,
+    payloads: NDArray[np.int32],
+    updated: NDArray[np.uint8],
+) -> Any:
+    """One step of one population, in place on v; all (B, C, positions).
+
+    u = sign(v) * ((|v| * keep) >> 12) + current + bias;  k = thresholds (levels, C) with u >= threshold (for "gt" the
+    caller passes threshold + 1);  payloads = table[k];  reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0.
+    updated = 1 where the state, the bias or the summed input is not 0: such a neuron costs an update.
+    """
+    batch, channels, positions = v.shape
+    levels = thresholds.shape[0]
+    for b in range(batch):
+        for c in range(channels):
+            for p in range(positions):
+                before = v[b, c, p]
+                a = current[b, c, p]
+                u = ((before * keep) >> 12) if before >= 0 else -((-before * keep) >> 12)
+                u += a + bias[c]
+                k = 0
+                while k < levels and u >= thresholds[k, c]:
+                    k += 1
+                payloads[b, c, p] = table[k]
+                updated[b, c, p] = before != 0 or a != 0 or bias[c] != 0
+                if k > 0 and reset == 1:
+                    u -= subtract[k - 1, c]
+                elif k > 0 and reset == 2:
+                    u = 0
+                v[b, c, p] = u

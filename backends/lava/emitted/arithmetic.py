@@ -1,0 +1,159 @@
+"""Exact integer arithmetic of synapses and neurons, numpy only.
+
+Arrays hold B independent samples side by side (batch lanes): (B, n), n neurons flat in (channel, row, column) order.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+DECAY_ONE = 4096
+"""Denominator of the 12-bit decay, as on Loihi."""
+
+COLUMN_BYTES = 4 << 20
+"""Largest unfolded image a convolution makes at once; what fits the cache is fastest."""
+
+
+def exact_type(bound: int) -> Any:
+    """The fastest type in which integer sums up to `bound` are exact: float32 < 2^24, float64 < 2^53, else int64."""
+    return np.float32 if bound < 1 << 24 else np.float64 if bound < 1 << 53 else np.int64
+
+
+def sum_pool(x: np.ndarray, window: tuple[int, int]) -> Any:
+    """Sums non-overlapping windows of x (B, C, H, W); rows and columns that fill no window are left out."""
+    height, width = x.shape[2] // window[0] * window[0], x.shape[3] // window[1] * window[1]
+    parts = [x[:, :, i : height : window[0], j : width : window[1]] for i in range(window[0]) for j in range(window[1])]
+    return sum(parts[1:], start=parts[0])
+
+
+class Synapses:
+    """a = (W sum_pool(s)) << exponent for payloads s (B, n_source); gives a (B, n_target) of type `integer`.
+
+    The product runs in floating point where no partial sum can be rounded: sum |w| * largest pooled payload bounds all
+    of them (`exact_type`). The factor 2^exponent is part of the float weight and costs no bit of it.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], weight: np.ndarray, source_shape: tuple[int, ...], payload_max: int, integer: Any
+    ) -> None:
+        weight = weight.astype(np.int64)
+        self.source_shape, self.pool, self.integer = source_shape, tuple(spec["pool"]), integer
+        self.delay_steps = spec["delay_steps"]
+        pooled_max = payload_max * self.pool[0] * self.pool[1]
+        row_sum = int(np.abs(weight).reshape(len(weight), -1).sum(1).max())
+        scaled = (weight << spec["exponent"]).astype(exact_type(max(row_sum, 1) * pooled_max))
+        if spec["kind"] == "linear":
+            self.product: Callable[[np.ndarray], Any] = Product(scaled)
+        else:
+            self.product = Convolution(scaled, spec)
+
+    def current(self, payloads: np.ndarray) -> Any:
+        """The current these payloads cause; 0 where no source sent a spike."""
+        if not payloads.any():
+            return 0
+        s = payloads
+        if self.pool != (1, 1):
+            s = sum_pool(s.reshape(len(s), *self.source_shape), self.pool)
+        elif len(self.source_shape) == 3:
+            s = s.reshape(len(s), *self.source_shape)
+        return self.product(s).astype(self.integer)
+
+
+class Product:
+    """W s for weight (out, in) and s (B, ...) with `in` values a lane."""
+
+    def __init__(self, weight: np.ndarray) -> None:
+        self.weight = np.ascontiguousarray(weight.T)
+
+    def __call__(self, s: np.ndarray) -> Any:
+        return s.reshape(len(s), -1).astype(self.weight.dtype) @ self.weight
+
+
+class Convolution:
+    """Cross-correlation of s (B, C, H, W) with weight (out, C/groups, kh, kw), zero padding: unfold, then multiply."""
+
+    def __init__(self, weight: np.ndarray, spec: dict[str, Any]) -> None:
+        self.out, self.fan_in, *self.kernel = weight.shape
+        self.stride, self.padding, self.dilation = spec["stride"], spec["padding"], spec["dilation"]
+        self.groups = spec["groups"]
+        self.weight = weight.reshape(self.groups, self.out // self.groups, -1)
+
+    def __call__(self, s: np.ndarray) -> np.ndarray:
+        (py, px), (ky, kx), (sy, sx), (dy, dx) = self.padding, self.kernel, self.stride, self.dilation
+        lanes, channels, height, width = s.shape
+        padded = np.zeros((lanes, channels, height + 2 * py, width + 2 * px), self.weight.dtype)
+        padded[:, :, py : py + height, px : px + width] = s
+        rows = (padded.shape[2] - dy * (ky - 1) - 1) // sy + 1
+        columns = (padded.shape[3] - dx * (kx - 1) - 1) // sx + 1
+        y = np.empty((lanes, self.groups, self.out // self.groups, rows * columns), padded.dtype)
+        at_once = max(1, COLUMN_BYTES // (padded.itemsize * channels * ky * kx * rows * columns))
+        for first in range(0, lanes, at_once):
+            seen = padded[first : first + at_once]
+            unfolded = np.empty((len(seen), channels, ky, kx, rows, columns), padded.dtype)
+            for i in range(ky):
+                for j in range(kx):
+                    unfolded[:, :, i, j] = seen[
+                        :, :, i * dy : i * dy + sy * rows : sy, j * dx : j * dx + sx * columns : sx
+                    ]
+            by_group = unfolded.reshape(len(seen), self.groups, self.fan_in * ky * kx, rows * columns)
+            np.matmul(self.weight, by_group, out=y[first : first + at_once])
+        return y.reshape(lanes, -1)
+
+
+class Neurons:
+    """Multi-threshold integrate-and-fire neurons; one step for all lanes, all integers.
+
+        u = decay(v) + a + bias                 decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
+        k = number of j with u >= thresholds[j] (fire "gt": >)
+        y = payload[k-1], 0 where k = 0
+        v = u - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u ("none")
+
+    Without thresholds they never fire and only sum. bias, v0 (channels,); thresholds, subtract (levels, channels);
+    payload (levels,). Types are as narrow as the proven state_bits and input_bits allow.
+    """
+
+    def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        size = int(np.prod(spec["shape"]))
+        self.decay_rate, self.reset = spec["decay"], spec["reset"]
+        self.reached = np.greater_equal if spec["fire"] == "ge" else np.greater
+        self.dtype = self.state_type(spec, arrays)
+        repeats = size // spec["shape"][0]
+        self.bias, self.v0, self.thresholds, subtract = (
+            np.repeat(arrays[name].astype(self.dtype), repeats, axis=-1)
+            for name in ("bias", "v0", "thresholds", "subtract")
+        )
+        # Thresholds increase: level j is reached only where j - 1 is, so what level j adds is the step from j - 1.
+        self.payload_steps = np.diff(arrays["payload"].astype(np.int32), prepend=np.int32(0))
+        self.subtract_steps = np.diff(subtract, axis=0, prepend=np.zeros((1, size), self.dtype))
+
+    @staticmethod
+    def state_type(spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+        """int32 where every state, |v| * 4096 and every constant fits, else int64."""
+        bits = max(spec["input_bits"], spec["state_bits"] + (12 if spec["decay"] else 0))
+        largest = max(int(np.abs(arrays[name].astype(np.int64)).max(initial=0)) for name in arrays)
+        return np.int32 if bits < 32 and largest < 1 << 30 else np.int64
+
+    def start(self, lanes: int) -> np.ndarray:
+        """State v0 of every neuron (lanes, n)."""
+        return np.tile(self.v0, (lanes, 1))
+
+    def decay(self, v: np.ndarray) -> Any:
+        """Toward zero in 12-bit fixed point; a decay of 0 keeps v."""
+        if self.decay_rate == 0:
+            return v
+        return np.sign(v) * ((np.abs(v) * (DECAY_ONE - self.decay_rate)) >> 12)
+
+    def step(self, v: np.ndarray, current: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Payloads to send and the state after reset, both (lanes, n)."""
+        u = self.decay(v) + current + self.bias
+        payloads = np.zeros(u.shape, np.int32)
+        v = u
+        for level, threshold in enumerate(self.thresholds):
+            fired = self.reached(u, threshold)
+            payloads += fired * self.payload_steps[level]
+            if self.reset == "soft":
+                v = v - fired * self.subtract_steps[level]
+            elif self.reset == "hard" and level == 0:
+                v = np.where(fired, self.dtype(0), u)
+        return payloads, v

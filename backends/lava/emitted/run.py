@@ -1,0 +1,122 @@
+"""Runs the compiled network in the Lava simulator: python run.py --data FILE.npz. Needs lava-nc and numpy only."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STARTED = time.perf_counter()
+sys.dont_write_bytecode = True
+
+import compat  # noqa: E402 - this directory is sealed: no __pycache__ in it
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Runs the compiled network in the Lava simulator.")
+    parser.add_argument(
+        "--data", type=Path, required=True, help=".npz with x (N, ...), or payloads (N, ...) as sent; y (N,)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help=".npz to write: output, prediction, payloads/NAME of recorded populations"
+    )
+    parser.add_argument(
+        "--record", default="", metavar="NAMES", help="populations whose payloads are kept, by commas, or 'all'"
+    )
+    parser.add_argument("--batch", type=int, default=16, metavar="B", help="samples side by side (default 16)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+    parser.add_argument(
+        "--events", action="store_true", help="one JSON object a line on standard output; ends with its parent"
+    )
+    options = parser.parse_args()
+    if options.batch < 1 or (options.limit is not None and options.limit < 1):
+        parser.error("--batch and --limit must be at least 1")
+    return options
+
+
+def main() -> None:
+    """Runs; however it ends, no process of Lava's is left."""
+    options = parse_options()
+    compat.prepare()
+    import watch  # noqa: PLC0415 - needs numpy, which comes after compat
+
+    if options.events:
+        watch.end_with_parent()
+    watch.tame_children()
+    tell = tell_events if options.events else tell_person
+    try:
+        run(options, tell)
+        code = 0
+    except watch.LayerError as failure:
+        tell("failed", layer=failure.layer, problem=failure.problem, details=failure.details)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        tell("failed", layer="", problem=f"{type(error).__name__}: {error}", details=traceback.format_exc())
+        code = 1
+    watch.kill_workers()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Lava's destructors would wait for processes that are gone.
+    os._exit(code)
+
+
+def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
+    """Loads, simulates, saves, tells."""
+    import files  # noqa: PLC0415 - needs numpy, which comes after compat
+    from simulation import Simulation  # noqa: PLC0415 - needs Lava, which comes after compat
+
+    network, arrays = files.read_network()
+    populations = [population["name"] for population in network["populations"]]
+    record = populations if options.record == "all" else [name for name in options.record.split(",") if name]
+    if unknown := [name for name in record if name not in populations]:
+        sys.exit(f"--record: no population {unknown[0]!r}; known: {', '.join(populations)}")
+    payloads, labels = files.read_data(options.data, network["input"], options.limit)
+    simulation = Simulation(network, arrays, payloads, record, min(options.batch, len(payloads)))
+    simulation.start()
+    startup_s = time.perf_counter() - STARTED
+    tell("started", startup_s=startup_s, processes=len(simulation.journals))
+    result = simulation.run(Progress(len(payloads), tell))
+    if options.out:
+        files.save(options.out, result, startup_s)
+    accuracy = None if labels is None else float((result.output.argmax(1) == labels).mean())
+    tell(
+        "done", samples=len(payloads), accuracy=accuracy, startup_s=startup_s, wall_s=result.wall_s, steps=result.steps
+    )
+
+
+class Progress:
+    """Tells the samples done twice a second; by these lines a supervising program knows that the run lives."""
+
+    def __init__(self, total: int, tell: Callable[..., None]) -> None:
+        self.total, self.tell, self.told_at = total, tell, 0.0
+
+    def __call__(self, done: int) -> None:
+        if done == self.total or time.monotonic() - self.told_at > 0.5:
+            self.told_at = time.monotonic()
+            self.tell("progress", done=done, total=self.total)
+
+
+def tell_events(event: str, **values: Any) -> None:
+    print(json.dumps({"event": event, **values}), flush=True)
+
+
+def tell_person(event: str, **values: Any) -> None:
+    if event == "failed":
+        print(f"{values['details']}\n{values['layer'] or 'lava'}: {values['problem']}".lstrip(), file=sys.stderr)
+    elif event == "progress" and sys.stderr.isatty():
+        print(f"\r{values['done']}/{values['total']} samples", end="", file=sys.stderr, flush=True)
+    elif event == "done":
+        accuracy = "" if values["accuracy"] is None else f", accuracy {values['accuracy']:.4f}"
+        step_ms = 1000 * values["wall_s"] / values["steps"]
+        took = f"{values['wall_s']:.2f} s in {values['steps']} steps ({step_ms:.2f} ms a step)"
+        print(f"\r{values['samples']} samples{accuracy}; {took}, start-up {values['startup_s']:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

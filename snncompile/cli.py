@@ -1,0 +1,333 @@
+"""The command line. `snncompile MODEL ...` without a verb compiles.
+
+Nothing heavy is imported before a command needs it: `--help` loads neither torch, numba, nir nor lava.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from snncompile import __version__
+from snncompile.errors import CompileError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from snncompile.backend import Progress, Run
+    from snncompile.data import Samples
+    from snncompile.program import Program
+
+
+class DefaultToCompile(click.Group):
+    """A first word that is no command is a model to compile."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        verb = next((a for a in args if not a.startswith("-")), None)
+        leading = bool(args) and args[0] in ("--help", "--version")
+        if verb is not None and not leading and args[0] not in self.commands:
+            args = ["compile", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultToCompile, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="snncompile")
+def cli() -> None:
+    """Compiles trained spiking neural networks to neuromorphic chips.
+
+    snncompile MODEL --target loihi2-sim -o DIR compiles; run, verify and report take DIR.
+    """
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output, nothing else there.")
+data_option = click.option("--data", required=True, type=click.Path(path_type=Path), help=".npz with x and y, or a folder of IDX files.")
+limit_option = click.option("--limit", type=int, help="Use only the first N samples.")
+directory_argument = click.argument("directory", type=click.Path(path_type=Path))
+
+
+def parse_shape(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        shape = tuple(int(n) for n in value.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise click.BadParameter(f"{value!r} is not C,H,W or a number of features, for example 1,28,28")
+    return shape
+
+
+@cli.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="What to compile for; `snncompile targets` lists them.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the program. [default: build/MODEL]")
+@click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
+@click.option("--input-shape", callback=parse_shape, help="C,H,W where the model does not say it.")
+@click.option("--calibrate", type=click.Path(path_type=Path), help="Data to measure firing rates on, for the estimate.")
+@json_option
+def compile_command(
+    model: Path,
+    target: str,
+    output: Path | None,
+    weight_bits: int,
+    input_shape: tuple[int, ...] | None,
+    calibrate: Path | None,
+    as_json: bool,
+) -> None:
+    """Compiles MODEL (.pt saved whole, or .nir) and says what it costs."""
+    from snncompile.compile import StepLog, compile_file
+    from snncompile.data import load_samples
+
+    if not model.exists():
+        meant = nearest(str(model), tuple(cli.commands)) if "." not in model.name else "give a .pt saved whole or a .nir file"
+        raise CompileError(str(model), "no such file, and no such command", meant)
+    errors = _console(stderr=True)
+
+    def tell(number: int, total: int, name: str) -> None:
+        if errors.is_terminal:
+            errors.print(f"step {number}/{total} {name}", style="dim")
+
+    compiled = compile_file(
+        model,
+        target,
+        output or Path("build") / model.stem,
+        weight_bits,
+        input_shape,
+        None if calibrate is None else load_samples(calibrate).x,
+        StepLog(tell),
+    )
+    if as_json:
+        return _print_json(compiled.report)
+    from snncompile.report.terminal import print_report
+
+    console = _console()
+    print_report(compiled.report, console)
+    seconds = sum(step["seconds"] for step in compiled.report["steps"])
+    console.print(f"wrote {compiled.directory} in {seconds:.1f} s", soft_wrap=True)
+    return None
+
+
+@cli.command()
+@directory_argument
+@data_option
+@click.option("--backend", default="sim", show_default=True, help="sim, lava or reference.")
+@limit_option
+@click.option("--save", type=click.Path(path_type=Path), help="Write prediction and output to this .npz.")
+@json_option
+def run(directory: Path, data: Path, backend: str, limit: int | None, save: Path | None, as_json: bool) -> None:
+    """Runs the program in DIRECTORY on data."""
+    program, samples = _program(directory), _samples(data, limit)
+    payloads = program.encode(samples.x, samples.source)
+    with _progress(backend) as progress:
+        result = _run(backend, program, directory, payloads, progress)
+    summary = _run_summary(result, samples)
+    if save is not None:
+        _save(save, result, program)
+    if as_json:
+        return _print_json(summary)
+    console = _console()
+    for key, value in summary.items():
+        console.print(f"{key:<28} {_readable(value)}", soft_wrap=True)
+    return None
+
+
+def _run(backend: str, program: "Program", directory: Path, payloads: "NDArray[np.int64]", progress: "Progress") -> "Run":
+    from snncompile import reference
+    from snncompile.backend import Run, load_backend
+
+    if backend != "reference":
+        return load_backend(backend).run(program, directory, payloads, (), progress)
+    start = time.perf_counter()
+    import numpy as np
+
+    outputs = []
+    for first in range(0, len(payloads), 50):
+        outputs.append(reference.run_integer(program.network, payloads[first : first + 50]).output)
+        progress(min(first + 50, len(payloads)), len(payloads))
+    return Run("reference", np.concatenate(outputs), time.perf_counter() - start, 0.0)
+
+
+def _run_summary(result: "Run", samples: "Samples") -> dict[str, Any]:
+    cost = result.cost
+    energy = cost.get("energy_pj")
+    correct = None if samples.y is None else float((result.prediction == samples.y).mean())
+    summary: dict[str, Any] = {
+        "backend": result.backend,
+        "samples": len(samples),
+        "accuracy": correct,
+        "synops_per_inference": cost.get("synops"),
+        "spikes_per_inference": cost.get("spikes"),
+        "packets_per_inference": cost.get("packets"),
+        "energy_uj_per_inference": None if energy is None else {k: energy[k] / 1e6 for k in ("low", "nominal", "high")},
+        "static_energy_uj_during_latency": cost.get("static_energy_uj_during_latency"),
+        "latency_us_per_inference": cost.get("latency_us"),
+        "inferences_per_s_on_chip": cost.get("inferences_per_s"),
+        "timing": cost.get("timing"),
+        "wall_s": result.wall_s,
+        "startup_s": result.startup_s,
+    }
+    if energy is not None:
+        summary["energy_sources"] = {
+            name: {"inherited": entry["inherited"], "not_published": entry["not_published"]} for name, entry in energy["cost_sets"].items()
+        }
+    return summary
+
+
+def _save(path: Path, result: "Run", program: "Program") -> None:
+    from snncompile.sealed import npz_bytes
+
+    arrays = {"prediction": result.prediction, "output": result.output * program.host.output_scale, "output_state": result.output}
+    try:
+        path.write_bytes(npz_bytes(arrays))
+    except OSError as error:
+        raise CompileError(str(path), f"cannot be written ({error})") from error
+
+
+@cli.command()
+@directory_argument
+@data_option
+@limit_option
+@click.option("--stages", help="Comma-separated, of float, folded, integer, simulator, lava. [default: all]")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, directory: Path, data: Path, limit: int | None, stages: str | None, as_json: bool) -> None:
+    """Compares float, folded, integer, simulator and Lava on every spike; exit 1 where the last three differ."""
+    from snncompile.verify import STAGES, verify_program
+
+    program, samples = _program(directory), _samples(data, limit)
+    chosen, note = _stages(stages, STAGES)
+    with _progress("verify") as progress:
+        result = verify_program(directory, program, samples.x, samples.y, chosen, progress)
+    if note:
+        result["note"] = note
+    if as_json:
+        _print_json(result)
+    else:
+        _print_verification(result, _console())
+    if not result["equal"]:
+        ctx.exit(1)
+
+
+def _stages(stages: str | None, known: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """The stages to run; Lava is left out, with a word, where it is not installed and was not asked for."""
+    from importlib.util import find_spec
+
+    if stages is not None:
+        return tuple(stage.strip() for stage in stages.split(",")), None
+    if find_spec("lava") is None:
+        return tuple(s for s in known if s != "lava"), "lava-nc is not installed: that stage was left out"
+    return known, None
+
+
+@cli.command()
+@directory_argument
+@json_option
+def report(directory: Path, as_json: bool) -> None:
+    """Per-layer and per-core use of the chip, and the estimated cost with its sources."""
+    from snncompile.sealed import read_report
+
+    content = read_report(directory)
+    if as_json:
+        return _print_json(content)
+    from snncompile.report.terminal import print_report
+
+    print_report(content, _console())
+    return None
+
+
+@cli.command()
+@click.argument("name", required=False)
+@json_option
+def targets(name: str | None, as_json: bool) -> None:
+    """Lists the targets; with NAME prints limits, numerics, costs and sources of one."""
+    from snncompile.chip import load_target, target_names
+
+    if name is not None:
+        chip = load_target(name).model_dump(mode="json")
+        return _print_json(chip) if as_json else _console().print(_yaml(chip), markup=False, highlight=False)
+    chips = {target: load_target(target) for target in target_names()}
+    if as_json:
+        return _print_json({target: chip.description for target, chip in chips.items()})
+    for target, chip in chips.items():
+        _console().print(f"{target:<14} {chip.mesh.cores:>5} cores  {chip.description}", highlight=False, soft_wrap=True)
+    return None
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(value, sort_keys=False, width=100)
+    return text
+
+
+def _program(directory: Path) -> "Program":
+    from snncompile.sealed import read_program
+
+    return read_program(directory)
+
+
+def _samples(data: Path, limit: int | None) -> "Samples":
+    from snncompile.data import load_samples
+
+    return load_samples(data).first(limit)
+
+
+def _console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
+@contextmanager
+def _progress(title: str) -> "Iterator[Progress]":
+    """A progress bar on standard error; nothing where that is no terminal."""
+    from rich.progress import Progress as Bar
+
+    console = _console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_readable(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)
+
+
+def _print_verification(result: dict[str, Any], console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{result['samples']} samples", title_justify="left")
+    for column in ("pair", "layer", "spikes compared", "differing", "agreement", "rate drift"):
+        table.add_column(column, justify="left" if column in ("pair", "layer") else "right")
+    for pair in result["pairs"]:
+        for layer, entry in pair["layers"].items():
+            numbers = (f"{entry['spikes']:,}", f"{entry['differing']:,}", f"{100 * entry['agreement']:.4f} %", f"{entry['rate_drift']:.2e}")
+            table.add_row(f"{pair['a']} = {pair['b']}", layer, *numbers)
+    console.print(table)
+    for pair in result["pairs"]:
+        if pair["first_difference"]:
+            console.print(f"first difference {pair['a']} / {pair['b']}: {_readable(pair['first_difference'])}", soft_wrap=True)
+    for stage, accuracy in result["accuracy"].items():
+        if accuracy is not None:
+            console.print(f"accuracy {stage:<10} {100 * accuracy:.2f} %")
+    if "note" in result:
+        console.print(result["note"])
+    exact = [s for s in result["stages"] if s in ("integer", "simulator", "lava")]
+    console.print(f"{' = '.join(exact)}: {'equal on every spike' if result['equal'] else 'NOT EQUAL'}")

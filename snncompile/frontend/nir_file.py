@@ -1,0 +1,214 @@
+"""NIR files: written by the nir package, read by ourselves.
+
+nir.read names neither file nor node where something is wrong, and refuses correct graphs (grouped convolution, kernels
+that are not square). So the file is read as plain data, checked, and only then made into nir's nodes.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+
+from snncompile.errors import CompileError, nearest
+from snncompile.frontend.hdf5 import RE_EXPORT, Tree, read_tree
+from snncompile.frontend.nir_nodes import lift
+from snncompile.frontend.untrusted import Fields, shown
+from snncompile.network import Shape
+
+NODE_TYPES: dict[str, type[nir.NIRNode]] = {
+    kind.__name__: kind
+    for kind in (
+        nir.Affine,
+        nir.AvgPool2d,
+        nir.Conv1d,
+        nir.Conv2d,
+        nir.CubaLI,
+        nir.CubaLIF,
+        nir.Delay,
+        nir.Flatten,
+        nir.I,
+        nir.IF,
+        nir.Input,
+        nir.LI,
+        nir.LIF,
+        nir.Linear,
+        nir.NIRGraph,
+        nir.Output,
+        nir.Scale,
+        nir.SumPool2d,
+        nir.Threshold,
+    )
+}
+WEIGHT_AXES = {"Conv1d": 3, "Conv2d": 4, "Affine": 2, "Linear": 2}
+OPTIONAL = ("input_shape", "padding")
+"""Keys that may hold text or be absent although nir's constructor wants them; checked where they are used."""
+
+
+def write_nir(graph: nir.NIRGraph) -> bytes:
+    """The file of a graph; the same graph gives the same bytes, whatever the order of its nodes in memory.
+
+    Raises CompileError for node names HDF5 cannot hold and for parameters NIR cannot write.
+    """
+    for name in graph.nodes:
+        if not name or "/" in name or name in (".", "..") or not name.isprintable():
+            raise CompileError(
+                shown(name) or "network",
+                "this node name cannot be written to NIR",
+                "a name is printable and without '/'",
+            )
+    ordered = nir.NIRGraph(
+        nodes={name: graph.nodes[name] for name in sorted(graph.nodes)},
+        edges=sorted(graph.edges),
+        metadata=graph.metadata,
+        type_check=False,
+    )
+    file = io.BytesIO()
+    try:
+        nir.write(file, ordered)
+    except (TypeError, ValueError) as error:
+        raise CompileError("network", f"cannot be written as NIR ({shown(error)})") from None
+    return file.getvalue()
+
+
+def read_nir(path: Path, input_shape: Shape | None = None) -> nir.NIRGraph:
+    """The graph in a NIR file; nested graphs that bear our tag are the operations of `nir_nodes`.
+
+    Needs NIR 0.x or 1.x, any of its node types. `input_shape`, if given, must be that of the file.
+    Refuses (CompileError naming file and node): damaged files, unknown node types, missing and unknown keys, wrong
+    ranks, NaN, edges to nowhere or written twice, cycles among the top-level nodes, malformed tags.
+    """
+    path = Path(path)
+    tree = read_tree(path)
+    version = tree.get("version", "1.0")
+    if not isinstance(version, str) or version.partition(".")[0] not in ("0", "1"):
+        raise CompileError(str(path), f"is of NIR version {shown(version)}", "supported: 0.x and 1.x")
+    root = tree.get("node")
+    if not isinstance(root, dict) or root.get("type") != "NIRGraph":
+        raise CompileError(str(path), "holds no NIR graph", "needed: a group 'node' of type NIRGraph")
+    graph = _graph(str(path), f"{path}: ", root)
+    if cycle := _cycle(graph.edges):
+        shown_cycle = " -> ".join(map(shown, cycle))
+        raise CompileError(
+            f"{path}: {shown(cycle[0])}", f"is in a cycle: {shown_cycle}", "recurrent connections are not supported yet"
+        )
+    for name, node in graph.inputs.items():
+        found = tuple(node.input_type["input"].tolist())
+        if input_shape is not None and found != tuple(input_shape):
+            raise CompileError(f"{path}: {name}", f"takes {found}, the input shape asked for is {tuple(input_shape)}")
+    return graph
+
+
+def _graph(where: str, prefix: str, tree: Tree) -> nir.NIRGraph:
+    """A graph; `prefix` comes before the names of its nodes in errors."""
+    _check_keys(where, tree, {"nodes", "edges"}, {"metadata"})
+    if not isinstance(tree["nodes"], dict) or not tree["nodes"]:
+        raise CompileError(where, "has no nodes", RE_EXPORT)
+    nodes = {name: _node(prefix + shown(name), node) for name, node in tree["nodes"].items()}
+    edges = _edges(where, tree["edges"], nodes)
+    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=_metadata(where, tree), type_check=False)
+
+
+def _node(where: str, tree: Any) -> nir.NIRNode:
+    kind = tree.get("type") if isinstance(tree, dict) else None
+    if not isinstance(kind, str):
+        raise CompileError(where, "has no type", RE_EXPORT)
+    if kind not in NODE_TYPES:
+        raise CompileError(where, f"is of unknown type {shown(kind)!r}", nearest(kind[:80], list(NODE_TYPES)))
+    if kind == "NIRGraph":
+        return lift(where, _graph(where, where + "/", tree))
+    metadata = _metadata(where, tree)
+    if kind in ("Input", "Output"):
+        _check_keys(where, tree, {"shape"}, {"metadata"})
+        return NODE_TYPES[kind](np.array(Fields(where, tree).shape("shape")), metadata=metadata)
+    declared = [
+        field for field in fields(NODE_TYPES[kind]) if field.name not in ("output_type", "metadata") and field.init
+    ]
+    required = {f.name for f in declared if f.default is MISSING and f.name not in (*OPTIONAL, "input_type")}
+    values = {field.name: _parameter(where, tree, field.name) for field in declared if field.name in tree}
+    _check_keys(where, tree, required, {field.name for field in declared} | {"metadata"})
+    absent = {
+        field.name: None for field in declared if field.name in ("input_shape", "input_type") and field.name not in tree
+    }
+    _check_weight(where, kind, tree)
+    try:
+        return NODE_TYPES[kind](**values, **absent, metadata=metadata)
+    except Exception as error:  # nir's constructors assert, index and multiply what they are given
+        reason = shown(str(error).partition("\n")[0] or "its values do not fit each other", 160)
+        raise CompileError(where, f"is not a {kind} ({reason})", RE_EXPORT) from None
+
+
+def _parameter(where: str, tree: Tree, key: str) -> Any:
+    value = tree[key]
+    if isinstance(value, str) and key == "padding":
+        return value
+    Fields(where, tree).array(key)
+    return value
+
+
+def _check_weight(where: str, kind: str, tree: Tree) -> None:
+    if kind not in WEIGHT_AXES:
+        return
+    weight = Fields(where, tree).array("weight", WEIGHT_AXES[kind])
+    if 0 in weight.shape:
+        raise CompileError(where, f"weight has shape {weight.shape}", "a weight cannot be empty")
+    if kind != "Linear" and (bias := np.shape(tree["bias"])) != weight.shape[:1]:
+        raise CompileError(where, f"bias has shape {bias}, weight {weight.shape}", f"needed: bias {weight.shape[:1]}")
+
+
+def _check_keys(where: str, tree: Tree, required: Iterable[str], optional: Iterable[str]) -> None:
+    if missing := sorted(set(required) - tree.keys()):
+        raise CompileError(where, f"lacks {missing[0]!r}", RE_EXPORT)
+    if unknown := sorted(tree.keys() - set(required) - set(optional) - {"type"}):
+        raise CompileError(
+            where, f"has the unknown key {shown(unknown[0])!r}", f"known: {', '.join(sorted({*required, *optional}))}"
+        )
+
+
+def _metadata(where: str, tree: Tree) -> dict[str, Any]:
+    metadata = tree.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise CompileError(where, "its metadata is not a group", RE_EXPORT)
+    return metadata
+
+
+def _edges(where: str, listed: Any, nodes: dict[str, nir.NIRNode]) -> list[tuple[str, str]]:
+    pairs = listed.tolist() if isinstance(listed, np.ndarray) else listed
+    if not isinstance(pairs, list) or not all(
+        isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs
+    ):
+        raise CompileError(where, "edges are not pairs of node names", RE_EXPORT)
+    seen: set[tuple[str, str]] = set()
+    for source, target in pairs:
+        if absent := [name for name in (source, target) if name not in nodes]:
+            raise CompileError(
+                where,
+                f"an edge {shown(source)} -> {shown(target)} names {shown(absent[0])!r}, which is no node",
+                RE_EXPORT,
+            )
+        if (source, target) in seen:
+            raise CompileError(where, f"the edge {shown(source)} -> {shown(target)} is written twice", RE_EXPORT)
+        seen.add((source, target))
+    return [(source, target) for source, target in pairs]
+
+
+def _cycle(edges: list[tuple[str, str]]) -> list[str]:
+    """A cycle among the edges, its first node repeated at the end; empty if there is none."""
+    sources: dict[str, list[str]] = {}
+    for source, target in edges:
+        sources.setdefault(target, []).append(source)
+        sources.setdefault(source, [])
+    while free := [name for name, before in sources.items() if not any(s in sources for s in before)]:
+        for name in free:
+            del sources[name]
+    if not sources:
+        return []
+    # every node left has a source left: walking back from any of them meets a node twice
+    path = [min(sources)]
+    while (before := min(s for s in sources[path[-1]] if s in sources)) not in path:
+        path.append(before)
+    cycle = path[path.index(before) :]
+    return [*cycle[::-1], cycle[-1]]

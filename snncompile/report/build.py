@@ -1,0 +1,104 @@
+"""The content of report.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snncompile.mapping.connectivity import connectivity
+from snncompile.mapping.partition import RESOURCES
+from snncompile.mapping.place import place_random, place_row_major, route_quality
+from snncompile.program import Program
+from snncompile.quant_network import Population
+
+BASELINE_SEED = 0
+
+
+def build_report(program: Program, flow: NDArray[np.float64], cost: Mapping[str, Any], activity_basis: str) -> dict[str, Any]:
+    """report.json without its steps. `flow` (cores, cores): packets per inference; `cost`: from the chip simulator."""
+    return {
+        "target": program.target,
+        "chip": program.chip.name,
+        "timesteps": program.network.timesteps,
+        "depth_steps": program.network.depth,
+        "neurons": program.neurons,
+        "cores_used": len(program.core_graph.cores),
+        "cores_available": program.chip.mesh.cores,
+        "chips_used": 1,
+        "cores": _cores(program),
+        "layers": [_layer(program, population) for population in program.network.populations],
+        "mapping": _mapping(program, flow),
+        "estimate": _estimate(program, cost, activity_basis),
+        "provenance": {
+            "model_sha256": program.provenance.model_sha256,
+            "versions": dict(program.provenance.versions),
+            "passes": list(program.provenance.passes),
+            "chip_sources": [source.model_dump(mode="json") for source in program.chip.sources],
+        },
+    }
+
+
+def _cores(program: Program) -> list[dict[str, Any]]:
+    rows = []
+    for number, core in enumerate(program.core_graph.cores):
+        x, y, slot = (int(values[number]) for values in (program.placement.x, program.placement.y, program.placement.slot))
+        row: dict[str, Any] = {"chip": 0, "core": number, "x": x, "y": y, "slot": slot}
+        for resource in RESOURCES:
+            row[resource] = core.usage[resource]
+            row[f"{resource}_limit"] = getattr(program.chip.core, resource)
+        row["layers"] = [{"name": part.population, "box": [list(r) for r in part.box]} for part in core.slices]
+        rows.append(row)
+    return rows
+
+
+def _layer(program: Program, population: Population) -> dict[str, Any]:
+    network = program.network
+    incoming = network.inputs_of(population)
+    return {
+        "name": population.name,
+        "kind": "+".join(s.kind for s in incoming),
+        "shape": list(population.shape),
+        "neurons": population.size,
+        "synapses": sum(connectivity(network, s).synapses for s in incoming),
+        "weights": sum(int(s.weight.size) for s in incoming),
+        "weight_bits": max(s.weight_bits for s in incoming),
+        "state_bits": population.state_bits,
+        "state_bits_available": program.chip.numerics.state_bits,
+        "input_bits": population.input_bits,
+        "fraction_bits": max(s.exponent for s in incoming),
+        "levels": len(population.thresholds),
+        "reset": population.reset,
+        "decay": population.decay,
+        "depth_steps": population.depth,
+        **program.provenance.lowering[population.name],
+        "cores": program.core_graph.grids[population.name].tiles,
+        "tiles": list(program.core_graph.grids[population.name].splits),
+    }
+
+
+def _mapping(program: Program, flow: NDArray[np.float64]) -> dict[str, Any]:
+    mesh, cores = program.chip.mesh, len(program.core_graph.cores)
+    placements = {
+        "ours": program.placement,
+        "random": place_random(cores, mesh, BASELINE_SEED),
+        "row_major": place_row_major(cores, mesh),
+    }
+    quality = {name: route_quality(flow, placement, mesh) for name, placement in placements.items()}
+    plain = {name: {"hops_per_packet": q.hops_per_packet, "max_link_load": q.max_link_load} for name, q in quality.items()}
+    ours = plain.pop("ours")
+    return {**ours, "routers_used": program.placement.routers_used, "unit": "packets per inference", "baselines": plain}
+
+
+def _estimate(program: Program, cost: Mapping[str, Any], activity_basis: str) -> dict[str, Any]:
+    inherited = [energy.name for energy in program.chip.energy if energy.inherited]
+    notes = [
+        f"activity: {activity_basis}; every neuron counted as updated in every step",
+        "energy: modelled from counts, not measured; low and high are the cheapest and dearest cost set",
+        "time: event-timed model; packets from the host are received but not routed, their entry point is not published",
+    ]
+    if inherited:
+        notes.append(f"energy per event inherited from another chip, there is no public table for this one: {', '.join(inherited)}")
+    if program.chip.time.inherited:
+        notes.append("times per event are scaled from another chip by the vendor's stated factors")
+    return {**cost, "activity": activity_basis, "provenance": notes}
