@@ -29,9 +29,12 @@ class DefaultToCompile(click.Group):
     """A first word that is no command is a model to compile."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        verb = next((a for a in args if not a.startswith("-")), None)
-        leading = bool(args) and args[0] in ("--help", "--version")
-        if verb is not None and not leading and args[0] not in self.commands:
+        word = args[0] if args else ""
+        if word and not word.startswith("-") and word not in self.commands:
+            if "." not in Path(word).name and not Path(word).exists():
+                raise click.UsageError(f"no command and no file {word!r}; {nearest(word, tuple(self.commands))}", ctx)
+            args = ["compile", *args]
+        elif word.startswith("-") and word not in ("-h", "--help", "--version"):
             args = ["compile", *args]
         return super().parse_args(ctx, args)
 
@@ -85,8 +88,7 @@ def compile_command(
     from snncompile.data import load_samples
 
     if not model.exists():
-        meant = nearest(str(model), tuple(cli.commands)) if "." not in model.name else "give a .pt saved whole or a .nir file"
-        raise CompileError(str(model), "no such file, and no such command", meant)
+        raise CompileError(str(model), "no such file", "give a .pt saved whole with torch.save, or a .nir file")
     errors = _console(stderr=True)
 
     def tell(number: int, total: int, name: str) -> None:
@@ -322,6 +324,8 @@ def _print_verification(result: dict[str, Any], console: "Console") -> None:
             table.add_row(f"{pair['a']} = {pair['b']}", layer, *numbers)
     console.print(table)
     for pair in result["pairs"]:
+        what = "readout states" if pair["a"] in ("integer", "simulator") else "predictions"
+        console.print(f"{pair['a']} / {pair['b']}: {pair['outputs_differing']} of {result['samples']} {what} differ")
         if pair["first_difference"]:
             console.print(f"first difference {pair['a']} / {pair['b']}: {_readable(pair['first_difference'])}", soft_wrap=True)
     for stage, accuracy in result["accuracy"].items():

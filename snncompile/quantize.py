@@ -76,6 +76,10 @@ def _check_numerics(network: Network, numerics: Numerics, weight_bits: int) -> N
     if weight_bits not in numerics.weight_bits:
         allowed = ", ".join(map(str, numerics.weight_bits))
         raise CompileError("--weight-bits", f"the chip has no {weight_bits}-bit weights", f"allowed: {allowed}")
+    payloads = {network.input.name: INPUT_PAYLOAD_MAX} | {node.name: int(node.payload.max()) for node in network.neurons}
+    for name, largest in payloads.items():
+        if largest > 1 and numerics.graded_spikes and largest >= 2**numerics.payload_bits:
+            raise CompileError(name, f"sends payloads up to {largest}", f"the chip's have {numerics.payload_bits} bits")
     for node in network.neurons:
         if node.payload.max() > 1 and not numerics.graded_spikes:
             raise CompileError(node.name, f"sends payloads up to {node.payload.max():g}", "the chip's spikes are binary")

@@ -1,4 +1,4 @@
-"""The Lava backend: deterministic bytes, Lava = integer reference on every payload, an end of runs that leaves nothing."""
+"""The Lava backend: deterministic bytes, Lava = integer reference on every payload, runs that leave nothing behind."""
 
 import importlib.util
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from snncompile.backends.lava.emit import emit, narrowed
 from snncompile.errors import CompileError
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses, verify
 from snncompile.reference import run_integer
-from snncompile.state_bounds import Bounds, input_interval, prove
+from snncompile.state_bounds import input_interval, prove
 
 needs_lava = pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava-nc is not installed")
 
@@ -35,7 +36,7 @@ def random_synapses(rng: np.random.Generator) -> tuple[QuantSynapses, ...]:
         kind = "linear" if len(shape) == 2 else "conv"
         return QuantSynapses(name, source, kind, rng.integers(-limit, limit, shape), bits, exponent, **geometry)
 
-    into_n3 = {"pool": (2, 2), "stride": (2, 1), "padding": (0, 1)}
+    into_n3 = {"pool": (2, 2), "stride": (2, 1), "padding": (1, 1)}
     return (
         conv("c1", "input", 4, 2, 3, 3, padding=(1, 1)),
         conv("c2", "n1", 4, 2, 3, 3, bits=4, exponent=3, padding=(2, 1), dilation=(2, 1), groups=2),
@@ -85,13 +86,9 @@ def random_network(seed: int, timesteps: int = 3) -> QuantNetwork:
     inputs = {"n1": ("c1",), "n2": ("c2",), "n3": ("c3", "c3b", "c3s"), "n4": ("f4",), "out": ("f5", "f5s")}
     for name, synapses in inputs.items():
         population = random_population(rng, network, name, synapses)
-        bounds: Bounds = prove(network, population)
-        widths = {"input_bits": bounds.input_bits, "state_bits": bounds.state_bits}
-        network = QuantNetwork(
-            *(getattr(network, field) for field in ("input_name", "input_shape", "input_payload_max", "synapses")),
-            (*network.populations, Population(**vars(population) | widths)),
-            timesteps,
-        )
+        bounds = prove(network, population)
+        population = replace(population, input_bits=bounds.input_bits, state_bits=bounds.state_bits)
+        network = replace(network, populations=(*network.populations, population))
     verify(network)
     return network
 
@@ -161,13 +158,14 @@ def test_emitted_arrays_are_narrow() -> None:
 
 @needs_lava
 @pytest.mark.parametrize(("seed", "batch"), [(1, 1), (2, 3), (3, 3), (4, 16)])
-def test_lava_equals_integer_reference(tmp_path: Path, seed: int, batch: int) -> None:
+def test_lava_equals_integer_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, batch: int) -> None:
     network, payloads = random_network(seed), random_payloads(seed, 5)
     seal(tmp_path, network)
+    monkeypatch.chdir(tmp_path.parent)  # a relative path must do
     sealed = sorted(tmp_path.rglob("*"))
     names, told = tuple(SHAPES), []
     run = LavaBackend(batch).run(
-        program_of(network), tmp_path, payloads, names, lambda done, total: told.append((done, total))
+        program_of(network), Path(tmp_path.name), payloads, names, lambda done, total: told.append((done, total))
     )
     expected = run_integer(network, payloads)
     np.testing.assert_array_equal(run.output, expected.output)
@@ -234,6 +232,25 @@ def test_stand_alone_program_killed_leaves_no_process(tmp_path: Path, end: signa
         assert len(processes_of(tmp_path)) == 8  # main, source, 5 populations, Lava's runtime service
         process.send_signal(end)
         assert process.wait(10) in (-end, 130)
+
+
+@needs_lava
+@pytest.mark.usefixtures("leaves_nothing")
+def test_compiler_killed_leaves_no_process(tmp_path: Path) -> None:
+    """The kernel ends run.py with its parent, and Lava's processes with run.py."""
+    seal(tmp_path, random_network(1))
+    break_layer(tmp_path, "n2", "time.sleep(1000)")
+    code = (
+        "import numpy as np; from pathlib import Path; from snncompile.backends.lava.runtime import run_program;"
+        f"run_program(Path({str(tmp_path)!r}, 'lava'), np.ones((5, 2, 9, 8), int), (), 1, lambda done, total: None)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=environment) as process:
+        deadline = time.monotonic() + 20
+        while len(processes_of(tmp_path)) < 9 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(processes_of(tmp_path)) == 9  # the compiler, too
+        process.kill()
 
 
 @needs_lava

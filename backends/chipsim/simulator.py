@@ -30,15 +30,20 @@ class ChipSim:
         return {}
 
     def estimate(self, program: Program, activity: Activity) -> Mapping[str, Any]:
-        """Cost of one inference in which neuron i of a population fires with probability activity[population][i]."""
-        counter = _TrafficCounter(program)
+        """Cost of an inference at that activity, from equal samples that follow each other until the pipeline is full.
+
+        Counts are means, so a step is priced at the mean load of its busiest core; a run prices the load it meets.
+        """
         network = program.network
-        repeated = {name: np.repeat(rates[None], network.timesteps, axis=0) for name, rates in activity.items()}
-        sent = repeated[network.input_name]
+        samples = 1 + 2 * (network.depth // network.timesteps + 1)
+        counter = _TrafficCounter(program)
+
+        def repeated(name: str) -> NDArray[np.float64]:
+            return np.broadcast_to(activity[name], (network.timesteps, samples, *activity[name].shape))
+
+        counter.add_input(repeated(network.input_name))
         for population in network.populations:
-            spikes = repeated.get(population.name, np.zeros((network.timesteps, *population.shape)))
-            counter.add(population.name, spikes[:, None], np.ones_like(spikes[:, None]))
-        counter.add_input(sent[:, None])
+            counter.add(population.name, repeated(population.name), np.ones((network.timesteps, samples, *population.shape)))
         return cost_of(program, counter.traffic())
 
     def run(

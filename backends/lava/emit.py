@@ -2,10 +2,10 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,6 @@ PROGRAM_FILES = (
 )
 FORMAT = 1
 """Version of network.json and weights.npz; counts up when a reader must change."""
-
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def emit(network: QuantNetwork, input_scale: float) -> dict[str, bytes]:
@@ -74,18 +72,14 @@ def _arrays(node: QuantSynapses | Population) -> dict[str, IntArray]:
     return {name: value for name, value in values if isinstance(value, np.ndarray)}
 
 
-def npz_bytes(arrays: Mapping[str, NDArray[np.integer]]) -> bytes:
-    """An .npz file of the narrowest integers that hold the values: sorted, uncompressed, without dates."""
+def npz_bytes(arrays: Mapping[str, IntArray]) -> bytes:
+    """An uncompressed .npz of the narrowest integers that hold the values; numpy writes no dates into it."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, narrowed(arrays[name]), version=(1, 0), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", ZIP_EPOCH), member.getvalue())
+    np.savez(stream, allow_pickle=False, **{name: narrowed(arrays[name]) for name in sorted(arrays)})
     return stream.getvalue()
 
 
-def narrowed(array: NDArray[np.integer]) -> NDArray[np.integer]:
+def narrowed(array: IntArray) -> NDArray[np.signedinteger[Any]]:
     """The array in the narrowest little-endian signed type that holds its values, in C order."""
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     width = next(w for w in (1, 2, 4, 8) if -(1 << (8 * w - 1)) <= low and high < 1 << (8 * w - 1))

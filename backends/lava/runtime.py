@@ -59,19 +59,10 @@ def run_program(program: Path, payloads: IntArray, record: Sequence[str], batch:
     with tempfile.TemporaryDirectory(prefix="snncompile-lava-") as scratch:
         data, out = Path(scratch, "data.npz"), Path(scratch, "out.npz")
         np.savez(data, payloads=payloads.astype(np.int32))
-        options = [
-            "--data",
-            str(data),
-            "--out",
-            str(out),
-            "--record",
-            ",".join(record),
-            "--batch",
-            str(batch),
-            "--events",
-        ]
+        options = ["--events", f"--data={data}", f"--out={out}", f"--batch={batch}"]
+        options += ["--record", *record] if record else []
         with Path(scratch, "stderr.txt").open("w+") as errors:
-            with started([sys.executable, str(program / "run.py"), *options], scratch, errors) as process:
+            with started([sys.executable, str(program.resolve() / "run.py"), *options], scratch, errors) as process:
                 _follow(process, progress)
             if process.returncode != 0 or not out.exists():
                 errors.seek(0)

@@ -31,7 +31,7 @@ PLAIN_NAMES = frozenset(
         *(f"torch.{kind}Storage" for kind in STORAGES),
     }
 )
-"""What else a saved module names. Narrower than torch's list, whose bytearray and Tensor allocate what they are told."""
+"""What else a saved module names. Narrower than torch's list: its bytearray and Tensor allocate what they are told."""
 
 GIB = 2**30
 LARGEST_CHECKPOINT = 4 * GIB

@@ -15,7 +15,7 @@ import numpy as np
 
 from snncompile.errors import CompileError, nearest
 from snncompile.frontend.hdf5 import RE_EXPORT, Tree, read_tree
-from snncompile.frontend.nir_nodes import lift
+from snncompile.frontend.nir_nodes import cyclic, find_cycle, lift
 from snncompile.frontend.untrusted import Fields, shown
 from snncompile.network import Shape
 
@@ -90,11 +90,8 @@ def read_nir(path: Path, input_shape: Shape | None = None) -> nir.NIRGraph:
     if not isinstance(root, dict) or root.get("type") != "NIRGraph":
         raise CompileError(str(path), "holds no NIR graph", "needed: a group 'node' of type NIRGraph")
     graph = _graph(str(path), f"{path}: ", root)
-    if cycle := _cycle(graph.edges):
-        shown_cycle = " -> ".join(map(shown, cycle))
-        raise CompileError(
-            f"{path}: {shown(cycle[0])}", f"is in a cycle: {shown_cycle}", "recurrent connections are not supported yet"
-        )
+    if cycle := find_cycle(graph):
+        raise cyclic(f"{path}: ", cycle)
     for name, node in graph.inputs.items():
         found = tuple(node.input_type["input"].tolist())
         if input_shape is not None and found != tuple(input_shape):
@@ -135,7 +132,8 @@ def _node(where: str, tree: Any) -> nir.NIRNode:
     }
     _check_weight(where, kind, tree)
     try:
-        return NODE_TYPES[kind](**values, **absent, metadata=metadata)
+        with np.errstate(all="ignore"):
+            return NODE_TYPES[kind](**values, **absent, metadata=metadata)
     except Exception as error:  # nir's constructors assert, index and multiply what they are given
         reason = shown(str(error).partition("\n")[0] or "its values do not fit each other", 160)
         raise CompileError(where, f"is not a {kind} ({reason})", RE_EXPORT) from None
@@ -193,22 +191,3 @@ def _edges(where: str, listed: Any, nodes: dict[str, nir.NIRNode]) -> list[tuple
             raise CompileError(where, f"the edge {shown(source)} -> {shown(target)} is written twice", RE_EXPORT)
         seen.add((source, target))
     return [(source, target) for source, target in pairs]
-
-
-def _cycle(edges: list[tuple[str, str]]) -> list[str]:
-    """A cycle among the edges, its first node repeated at the end; empty if there is none."""
-    sources: dict[str, list[str]] = {}
-    for source, target in edges:
-        sources.setdefault(target, []).append(source)
-        sources.setdefault(source, [])
-    while free := [name for name, before in sources.items() if not any(s in sources for s in before)]:
-        for name in free:
-            del sources[name]
-    if not sources:
-        return []
-    # every node left has a source left: walking back from any of them meets a node twice
-    path = [min(sources)]
-    while (before := min(s for s in sources[path[-1]] if s in sources)) not in path:
-        path.append(before)
-    cycle = path[path.index(before) :]
-    return [*cycle[::-1], cycle[-1]]

@@ -7,6 +7,7 @@ metadata tag (op, op_version, parameters) from which `lift` makes the operation 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import nir
@@ -41,7 +42,8 @@ class Operation(nir.NIRGraph):  # type: ignore[misc]
         """Fills in the graph: Input, the nodes of `chain` and Output, joined by `edges` between positions."""
         ends = np.array(shape)
         listed = [("input", nir.Input(ends)), *chain, ("output", nir.Output(ends))]
-        names = numbered([slug for slug, _ in listed])
+        # nir's inference finds the type of a nested graph under "input" and "output" only, so these two bear no number
+        names = ["input", *numbered([slug for slug, _ in listed])[1:-1], "output"]
         self.shape = shape
         super().__init__(
             nodes=dict(zip(names, (node for _, node in listed), strict=True)),
@@ -55,6 +57,27 @@ def numbered(slugs: Sequence[str]) -> list[str]:
     """Zero-padded positions before each slug: HDF5 lists nodes alphabetically, and readers rely on that order."""
     width = max(2, len(str(len(slugs) - 1)))
     return [f"{i:0{width}d}_{slug}" for i, slug in enumerate(slugs)]
+
+
+def find_cycle(graph: nir.NIRGraph) -> list[str]:
+    """Nodes of a graph that form a cycle, in the order of the edges, the first repeated at the end; else empty."""
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for source, target in sorted(graph.edges):
+        sorter.add(target, source)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = error.args[1][:-1]
+        first = cycle.index(min(cycle))
+        return [*cycle[first:], *cycle[: first + 1]]
+    return []
+
+
+def cyclic(prefix: str, cycle: list[str]) -> CompileError:
+    path = " -> ".join(map(shown, cycle))
+    return CompileError(
+        prefix + shown(cycle[0]), f"is in a cycle: {path}", "recurrent connections are not supported yet"
+    )
 
 
 class MultiThresholdLIFGraph(Operation):
@@ -188,7 +211,8 @@ def lift(where: str, graph: nir.NIRGraph) -> nir.NIRGraph:
     if op not in _LIFTED:
         raise CompileError(where, f"op is {shown(op)!r}", f"known: {', '.join(sorted(_LIFTED))}")
     tag = Fields(where, graph.metadata)
-    tag.integer("op_version", OP_VERSION, OP_VERSION)
+    if (version := tag.integer("op_version", 1)) != OP_VERSION:
+        raise CompileError(where, f"op_version is {version}", f"this snncompile reads version {OP_VERSION}")
     try:
         parameters = json.loads(tag.text("parameters"))
     except (ValueError, RecursionError):

@@ -1,14 +1,14 @@
 """NIR graph -> Network: the one place that says what a NIR node means to us."""
 
 from collections.abc import Callable, Sequence
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from typing import Any
 
 import nir
 import numpy as np
 
 from snncompile.errors import CompileError
-from snncompile.frontend.nir_nodes import BatchNormGraph, MultiThresholdLIFGraph
+from snncompile.frontend.nir_nodes import BatchNormGraph, MultiThresholdLIFGraph, cyclic, find_cycle
 from snncompile.frontend.untrusted import LARGEST_INTEGER, Fields, check_size, shown
 from snncompile.network import (
     AvgPool2d,
@@ -94,14 +94,10 @@ def _ordered(graph: nir.NIRGraph) -> list[str]:
         raise CompileError(dead[0], "its output goes nowhere", "every layer lies on a way from the input to the output")
     if outputs[0] in followed:
         raise CompileError(outputs[0], "an edge leaves the output", "the output is the last node")
+    if cycle := find_cycle(graph):
+        raise cyclic("", cycle)
     sorter = TopologicalSorter({name: [s for s, t in graph.edges if t == name] for name in graph.nodes})
-    try:
-        sorter.prepare()
-    except CycleError as error:
-        cycle = " -> ".join(map(shown, error.args[1]))
-        raise CompileError(
-            shown(error.args[1][0]), f"is in a cycle: {cycle}", "recurrent connections are not supported yet"
-        ) from None
+    sorter.prepare()
     order: list[str] = []
     while sorter.is_active():
         ready = sorted(sorter.get_ready(), key=lambda name: (name not in inputs, name))

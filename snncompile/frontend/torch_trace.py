@@ -210,12 +210,12 @@ def _conv2d(layer: Layer, shape: Shape) -> nir.NIRNode:
     fields.choice("padding_mode", ("zeros",), default="zeros")
     weight = layer.needed("_parameters", "weight", 4)
     bias = layer.array("_parameters", "bias", 1)
-    padding: Any = fields.get("padding")
+    named = isinstance(vars(layer.module).get("padding"), str)
     return nir.Conv2d(
         input_shape=np.array(shape[1:]) if len(shape) == 3 else None,
         weight=weight,
         stride=np.array(fields.pair("stride", 1)),
-        padding=shown(padding) if isinstance(padding, str) else np.array(fields.pair("padding", 0)),
+        padding=fields.choice("padding", ("same", "valid")) if named else np.array(fields.pair("padding", 0)),
         dilation=np.array(fields.pair("dilation", 1)),
         groups=fields.integer("groups", 1),
         bias=np.zeros(len(weight)) if bias is None else bias,
@@ -231,9 +231,9 @@ def _linear(layer: Layer, shape: Shape) -> nir.NIRNode:
 def _avg_pool(layer: Layer, shape: Shape) -> nir.NIRNode:
     fields = layer.fields
     kernel, stride, padding = fields.pair("kernel_size", 1), fields.pair("stride", 1), fields.pair("padding", 0)
-    simple = stride == kernel and padding == (0, 0) and vars(layer.module).get("ceil_mode") is False
-    if not simple or vars(layer.module).get("divisor_override") is not None:
-        given = f"kernel {kernel}, stride {stride}, padding {padding}, ceil_mode or divisor_override"
+    more = "".join(f", {key}" for key in ("ceil_mode", "divisor_override") if vars(layer.module).get(key))
+    if stride != kernel or padding != (0, 0) or more:
+        given = f"kernel {kernel}, stride {stride}, padding {padding}{more}"
         raise CompileError(layer.where, f"average pooling with {given}", "needed: nn.AvgPool2d(n), with nothing else")
     return nir.AvgPool2d(kernel_size=np.array(kernel), stride=np.array(stride), padding=np.array(padding))
 

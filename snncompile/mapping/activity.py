@@ -25,7 +25,8 @@ def default_activity(network: QuantNetwork) -> Activity:
 
 def measured_activity(network: QuantNetwork, payloads: IntArray, recorded: dict[str, IntArray]) -> Activity:
     """Mean over samples and steps: input payloads (N, *shape), recorded payloads per population (T, N, *shape)."""
-    rates = {name: (steps != 0).mean(axis=(0, 1)) for name, steps in recorded.items()}
+    rates = {p.name: np.zeros(p.shape) for p in network.populations}
+    rates |= {name: (steps != 0).mean(axis=(0, 1)) for name, steps in recorded.items()}
     return {network.input_name: (payloads != 0).mean(axis=0), **rates}
 
 

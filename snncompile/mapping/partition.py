@@ -97,10 +97,11 @@ def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
         grid = layer.best()
         if grid is None:
             misfits.append(f"{population.name} {layer.misfit()}")
-            grid = layer.finest()
-        grids[population.name] = grid
+        else:
+            grids[population.name] = grid
     if misfits:
-        raise CompileError(f"--target {chip.name}", "; ".join(misfits), "a smaller layer, fewer weight bits or a larger chip fits")
+        found = "; ".join(reversed(misfits))
+        raise CompileError(f"--target {chip.name}", found, "a smaller layer, fewer weight bits or a larger chip fits")
     ordered = {population.name: grids[population.name] for population in network.populations}
     graph = CoreGraph(ordered, tuple(_cores(network, chip, links, ordered)))
     if len(graph.cores) > chip.mesh.cores:
@@ -138,7 +139,7 @@ def row_words(synapses_per_axon: IntArray, weight_bits: int, chip: Chip) -> IntA
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One population to be cut, given how the populations it sends to are cut.
+    """One population to be cut, given how the populations it sends to are cut (those that fit no core are left out).
 
     Every resource of a tile is a product of one number per axis, so the largest over a tiling is the product of the
     largest per axis, and all tilings are judged at once by broadcasting (channel, row, column) options.
@@ -173,8 +174,7 @@ class _Layer:
             axons = _outer(*reached)
             axons_in += axons
             words += self._words(synapses, sizes[0], axons)
-        for synapses in self.network.outputs_of(self.population.name):
-            reached = self._targets_per_source(synapses)
+        for reached in self._targets_per_source():
             axons_out += _outer(
                 *(
                     np.array([np.add.reduceat(r, edges[:-1]).max() for edges in axis])
@@ -204,11 +204,13 @@ class _Layer:
             np.array([measure(block_sums(matrix, edges)) for edges in splits]) for matrix, splits in zip(axes, options, strict=True)
         ]
 
-    def _targets_per_source(self, synapses: QuantSynapses) -> list[IntArray]:
-        """Per axis, (source,): how many tile ranges of the target a source index reaches."""
-        target = self.consumers[self.network.target_of(synapses).name]
-        axes = self.links[synapses.name].axes
-        return [(block_sums(matrix, edges) > 0).sum(1) for matrix, edges in zip(axes, target.axes, strict=True)]
+    def _targets_per_source(self) -> Iterator[list[IntArray]]:
+        """For every layer of synapses it sends through, per axis (source,): how many tile ranges an index reaches."""
+        for synapses in self.network.outputs_of(self.population.name):
+            target = self.consumers.get(self.network.target_of(synapses).name)
+            if target is not None:
+                axes = self.links[synapses.name].axes
+                yield [(block_sums(matrix, edges) > 0).sum(1) for matrix, edges in zip(axes, target.axes, strict=True)]
 
     def _words(self, synapses: QuantSynapses, channels: IntArray, axons: IntArray) -> IntArray:
         """Synapse words of tiles with `channels` (options,) channels and `axons` (options, ...) input axons."""
@@ -237,8 +239,7 @@ class _Layer:
             axons = _outer(*((count > 0).sum(0) for count in counts))
             used["axons_in"] = used["axons_in"] + axons
             used["synapse_words"] = used["synapse_words"] + self._words(synapses, np.diff(grid.channels), axons)
-        for synapses in self.network.outputs_of(self.population.name):
-            reached = self._targets_per_source(synapses)
+        for reached in self._targets_per_source():
             per_tile = (np.add.reduceat(r, edges[:-1]) for r, edges in zip(reached, grid.axes, strict=True))
             used["axons_out"] = used["axons_out"] + _outer(*per_tile)
         return used

@@ -25,7 +25,7 @@ def parse_options() -> argparse.Namespace:
         "--out", type=Path, help=".npz to write: output, prediction, payloads/NAME of recorded populations"
     )
     parser.add_argument(
-        "--record", default="", metavar="NAMES", help="populations whose payloads are kept, by commas, or 'all'"
+        "--record", default=[], nargs="+", metavar="NAME", help="populations whose payloads are kept, or 'all'"
     )
     parser.add_argument("--batch", type=int, default=16, metavar="B", help="samples side by side (default 16)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
 
     network, arrays = files.read_network()
     populations = [population["name"] for population in network["populations"]]
-    record = populations if options.record == "all" else [name for name in options.record.split(",") if name]
+    record = populations if options.record == ["all"] else options.record
     if unknown := [name for name in record if name not in populations]:
         sys.exit(f"--record: no population {unknown[0]!r}; known: {', '.join(populations)}")
     payloads, labels = files.read_data(options.data, network["input"], options.limit)
@@ -110,12 +110,13 @@ def tell_person(event: str, **values: Any) -> None:
     if event == "failed":
         print(f"{values['details']}\n{values['layer'] or 'lava'}: {values['problem']}".lstrip(), file=sys.stderr)
     elif event == "progress" and sys.stderr.isatty():
-        print(f"\r{values['done']}/{values['total']} samples", end="", file=sys.stderr, flush=True)
+        end = "\n" if values["done"] == values["total"] else "\r"
+        print(f"{values['done']}/{values['total']} samples", end=end, file=sys.stderr, flush=True)
     elif event == "done":
         accuracy = "" if values["accuracy"] is None else f", accuracy {values['accuracy']:.4f}"
         step_ms = 1000 * values["wall_s"] / values["steps"]
         took = f"{values['wall_s']:.2f} s in {values['steps']} steps ({step_ms:.2f} ms a step)"
-        print(f"\r{values['samples']} samples{accuracy}; {took}, start-up {values['startup_s']:.2f} s")
+        print(f"{values['samples']} samples{accuracy}; {took}, start-up {values['startup_s']:.2f} s")
 
 
 if __name__ == "__main__":

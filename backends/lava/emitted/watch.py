@@ -95,20 +95,20 @@ def watch(journals: Sequence[Journal], workers: Workers, steps: int, report: Cal
 
     Raises LayerError when a process raised, died or stands still.
     """
-    moved, moved_at, worked_at, seconds = -1, time.monotonic(), time.monotonic(), cpu_seconds(workers)
+    moved, still_s, idle_s, seconds = -1, 0.0, 0.0, cpu_seconds(workers)
     while any(journal.steps < steps for journal in journals):
         raise_written(journals)
         _raise_dead(journals, workers)
-        now, made = time.monotonic(), sum(journal.steps for journal in journals)
-        if made != moved:
-            moved, moved_at, worked_at = made, now, now
-        elif now - worked_at > 1:
+        made = sum(journal.steps for journal in journals)
+        # Counted in looks, not by the clock: a program stopped with Ctrl-Z and continued did not stand still.
+        still_s, idle_s, moved = (still_s + POLL_S, idle_s + POLL_S, moved) if made == moved else (0.0, 0.0, made)
+        if idle_s > 1:
             spent = cpu_seconds(workers)
             if spent is None or seconds is None or spent > seconds + 0.1:
-                worked_at, seconds = now, spent
-        if now - worked_at > STALL_S or now - moved_at > PATIENCE_S:
+                idle_s, seconds = 0.0, spent
+        if idle_s > STALL_S or still_s > PATIENCE_S:
             last = min(journals, key=lambda journal: journal.steps)
-            raise LayerError(last.layer, f"stands still at step {last.steps + 1} of {steps} for {now - moved_at:.0f} s")
+            raise LayerError(last.layer, f"stands still at step {last.steps + 1} of {steps} for {still_s:.0f} s")
         report()
         time.sleep(POLL_S)
 

@@ -1,0 +1,127 @@
+"""Random networks for tests: small, valid, and different in every way a network may differ."""
+
+import numpy as np
+
+from snncompile.chip import load_chip
+from snncompile.network import (
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MultiThresholdLIF,
+    Network,
+    Node,
+    Readout,
+)
+from snncompile.compile import run_passes
+from snncompile.quant_network import QuantNetwork
+from snncompile.quantize import HostScales, quantize
+
+
+def neuron(rng: np.random.Generator, name: str, source: str) -> MultiThresholdLIF:
+    levels = int(rng.integers(1, 5))
+    theta = float(rng.uniform(0.2, 1.0))
+    thresholds = theta * np.arange(1, levels + 1)
+    return MultiThresholdLIF(
+        name,
+        (source,),
+        thresholds=thresholds,
+        payload=thresholds,
+        subtract=thresholds,
+        leak=float(rng.choice([0.25, 0.5, 0.9, 1.0])),
+        reset=str(rng.choice(["soft", "hard", "none"])),
+        fire=str(rng.choice(["ge", "gt"])),
+        v0=float(rng.choice([0.0, theta / 2])),
+    )
+
+
+def batch_norm(rng: np.random.Generator, name: str, source: str, channels: int) -> BatchNorm:
+    return BatchNorm(
+        name,
+        (source,),
+        gamma=rng.uniform(0.2, 1, channels) * rng.choice([-1, 1], channels, p=[0.2, 0.8]),
+        beta=rng.normal(0, 0.2, channels),
+        mean=rng.normal(0, 0.2, channels),
+        var=rng.uniform(0.1, 2, channels),
+        eps=1e-5,
+    )
+
+
+def conv_network(seed: int) -> Network:
+    """Input -> conv -> norm -> neuron -> pool -> conv -> neuron -> pool -> flatten -> linear -> norm -> neuron -> linear."""
+    rng = np.random.default_rng(seed)
+    channels, a, b = (int(n) for n in rng.integers(1, 4, 3))
+    groups = int(rng.choice([1, 2]))
+    a *= groups
+    b *= groups
+    height, width = (int(n) for n in rng.integers(8, 13, 2))
+    kernel = tuple(int(n) for n in rng.integers(1, 4, 2))
+    first = Conv2d(
+        "01_conv", ("00_input",), rng.normal(0, 0.6, (a, channels, *kernel)), rng.normal(0, 0.1, a),
+        stride=tuple(int(n) for n in rng.integers(1, 3, 2)), padding=tuple(int(n) for n in rng.integers(0, 3, 2)),
+    )  # fmt: skip
+    second = Conv2d(
+        "05_conv", ("04_pool",), rng.normal(0, 0.6, (b, a // groups, 2, 2)), rng.normal(0, 0.1, b), padding=(1, 1), groups=groups
+    )
+    nodes: list[Node] = [
+        Input("00_input", (), (channels, height, width), scale=1 / 255),
+        first,
+        batch_norm(rng, "02_norm", "01_conv", a),
+        neuron(rng, "03_neuron", "02_norm"),
+        AvgPool2d("04_pool", ("03_neuron",), kernel=(2, 1)),
+        second,
+        neuron(rng, "06_neuron", "05_conv"),
+        AvgPool2d("07_pool", ("06_neuron",), kernel=(1, 2)),
+        Flatten("08_flatten", ("07_pool",)),
+    ]
+    features = Network((*nodes, Readout("r", ("08_flatten",))), 1).shapes["08_flatten"][0]
+    nodes += [
+        Linear("09_linear", ("08_flatten",), rng.normal(0, 0.4, (7, features)), rng.normal(0, 0.1, 7)),
+        batch_norm(rng, "10_norm", "09_linear", 7),
+        neuron(rng, "11_neuron", "10_norm"),
+        Linear("12_linear", ("11_neuron",), rng.normal(0, 0.5, (4, 7)), rng.normal(0, 0.1, 4)),
+        Readout("13_readout", ("12_linear",)),
+    ]
+    return Network(tuple(nodes), timesteps=int(rng.integers(1, 5)))
+
+
+def shortcut_network(seed: int) -> Network:
+    """Input -> linear -> neuron -> linear -> neuron (+ a linear shortcut around it) -> neuron -> linear."""
+    rng = np.random.default_rng(seed)
+
+    def linear(name: str, source: str, out: int, fan_in: int) -> Linear:
+        return Linear(name, (source,), rng.normal(0, 1.2 / np.sqrt(fan_in), (out, fan_in)), rng.normal(0, 0.1, out))
+
+    first, second = neuron(rng, "n1", "l1"), neuron(rng, "n2", "l2")
+    joined = neuron(rng, "n3", "l3")
+    joined = MultiThresholdLIF(**{**vars(joined), "inputs": ("l3", "skip")})
+    nodes = (
+        Input("x", (), (6,), scale=1.0),
+        linear("l1", "x", 9, 6),
+        first,
+        linear("l2", "n1", 5, 9),
+        second,
+        linear("l3", "n2", 8, 5),
+        linear("skip", "n1", 8, 9),
+        joined,
+        linear("l4", "n3", 3, 8),
+        Readout("out", ("l4",), scale=0.5),
+    )
+    return Network(nodes, timesteps=int(rng.integers(1, 5)))
+
+
+def random_network(seed: int) -> Network:
+    return conv_network(seed) if seed % 3 else shortcut_network(seed)
+
+
+def quantized(network: Network, weight_bits: int = 8, chip: str = "loihi2") -> tuple[QuantNetwork, HostScales]:
+    return quantize(run_passes(network), load_chip(chip).numerics, weight_bits)
+
+
+def images(network: Network | QuantNetwork, samples: int, seed: int) -> np.ndarray:
+    """Sparse random payloads 0..255, (N, *input shape)."""
+    shape = network.input.shape if isinstance(network, Network) else network.input_shape
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (samples, *shape)) * (rng.random((samples, *shape)) < 0.6)

@@ -1,0 +1,308 @@
+# ruff: noqa: E501 - golden error texts are one line each
+"""NIR files that are damaged, hostile or beyond us: one line that names file and node, never a traceback."""
+
+import io
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import nir
+import numpy as np
+import pytest
+
+from snncompile.errors import CompileError
+from snncompile.frontend import load_model
+from snncompile.frontend.nir_file import read_nir, write_nir
+from snncompile.frontend.nir_nodes import BatchNormGraph, MultiThresholdLIFGraph
+from snncompile.frontend.to_network import to_network
+from snncompile.network import MultiThresholdLIF, Readout
+
+FILE = Path("model.nir")
+AGAIN = "export the model again"
+ONE, NONE = np.ones(2, np.int64), np.zeros(2, np.int64)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def neuron(*shape: int) -> MultiThresholdLIFGraph:
+    levels = [0.5, 1.0]
+    return MultiThresholdLIFGraph(
+        shape, thresholds=levels, payload=levels, subtract=levels, leak=0.5, reset="soft", fire="ge"
+    )
+
+
+def graph() -> nir.NIRGraph:
+    convolution = nir.Conv2d(np.array([4, 4]), np.ones((2, 1, 3, 3)), ONE, ONE, ONE, 1, np.zeros(2))
+    nodes = {
+        "00_input": nir.Input(np.array([1, 4, 4]), metadata={"coding": "direct", "scale": 1.0, "timesteps": 2}),
+        "01_conv2d": convolution,
+        "02_mtlif": neuron(2, 4, 4),
+        "03_avg_pool": nir.AvgPool2d(2 * ONE, 2 * ONE, NONE),
+        "04_flatten": nir.Flatten(np.array([2, 2, 2]), 0, -1),
+        "05_linear": nir.Affine(np.ones((3, 8)), np.zeros(3)),
+        "06_output": nir.Output(np.array([3]), metadata={"readout": "mean", "scale": 1.0}),
+    }
+    names = list(nodes)
+    return nir.NIRGraph(nodes, list(pairwise(names)), type_check=False)
+
+
+Change = Callable[[h5py.File], None]
+
+
+def put(key: str, value: object) -> Change:
+    def change(file: h5py.File) -> None:
+        if f"node/{key}" in file:
+            del file[f"node/{key}"]
+        file[f"node/{key}"] = value
+
+    return change
+
+
+def drop(key: str) -> Change:
+    return lambda file: file.__delitem__(f"node/{key}")
+
+
+def edges(*more: tuple[str, str]) -> Change:
+    return put("edges", [*graph().edges, *more])
+
+
+def node(name: str, **values: object) -> Change:
+    def change(file: h5py.File) -> None:
+        for key, value in values.items():
+            file[f"node/nodes/{name}/{key}"] = value
+
+    return change
+
+
+def bomb(file: h5py.File) -> None:
+    del file["node/nodes/05_linear/weight"]
+    file.create_dataset("node/nodes/05_linear/weight", (10**5, 10**5), "f8", compression="gzip")
+
+
+def within_itself(file: h5py.File) -> None:
+    file["node/nodes/again"] = file["node"]
+
+
+def many(file: h5py.File) -> None:
+    for level in range(12):  # 12 groups, each listed 8 times in the one above: 8**12 paths
+        group = file.create_group(f"level{level}")
+        for copy in range(8 if level else 0):
+            group[f"copy{copy}"] = file[f"level{level - 1}"]
+    file["node/metadata"] = file["level11"]
+
+
+def outside(file: h5py.File) -> None:
+    del file["node/nodes/05_linear/weight"]
+    file["node/nodes/05_linear/weight"] = h5py.ExternalLink("/etc/passwd", "/weight")
+
+
+def elsewhere(file: h5py.File) -> None:
+    del file["node/nodes/05_linear/bias"]
+    file.create_dataset("node/nodes/05_linear/bias", (3,), "f8", external=[("/etc/passwd", 0, 24)])
+
+
+def virtual(file: h5py.File) -> None:
+    del file["node/nodes/05_linear/bias"]
+    layout = h5py.VirtualLayout((3,), "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "bias", (3,))
+    file.create_virtual_dataset("node/nodes/05_linear/bias", layout)
+
+
+def linear(name: str) -> str:
+    return f"model.nir: node/nodes/05_linear/{name}:"
+
+
+HOSTILE: list[tuple[Change, str]] = [
+    (put("nodes/01_conv2d/type", "Conv3d"), "model.nir: 01_conv2d: is of unknown type 'Conv3d'; did you mean 'Conv2d'? known: Affine, AvgPool2d, Conv1d, Conv2d, CubaLI, CubaLIF, Delay, Flatten, I, IF, Input, LI, LIF, Linear, NIRGraph, Output, Scale, SumPool2d, Threshold"),
+    (put("nodes/01_conv2d/type", 3), f"model.nir: 01_conv2d: has no type; {AGAIN}"),
+    (drop("nodes/01_conv2d/type"), f"model.nir: 01_conv2d: has no type; {AGAIN}"),
+    (put("nodes/01_conv2d", 3), f"model.nir: 01_conv2d: has no type; {AGAIN}"),
+    (drop("nodes/01_conv2d/bias"), f"model.nir: 01_conv2d: lacks 'bias'; {AGAIN}"),
+    (drop("nodes/00_input/shape"), f"model.nir: 00_input: lacks 'shape'; {AGAIN}"),
+    (drop("edges"), f"model.nir: lacks 'edges'; {AGAIN}"),
+    (drop("nodes"), f"model.nir: lacks 'nodes'; {AGAIN}"),
+    (drop("type"), "model.nir: holds no NIR graph; needed: a group 'node' of type NIRGraph"),
+    (node("05_linear", gain=2.0), "model.nir: 05_linear: has the unknown key 'gain'; known: bias, metadata, weight"),
+    (put("nodes/05_linear/weight", np.full((3, 8), np.nan)), "model.nir: 05_linear: weight holds NaN or infinite values; train or export the model again"),
+    (put("nodes/05_linear/weight", np.ones(8)), "model.nir: 05_linear: weight has shape (8,); needed: 2 axes"),
+    (put("nodes/05_linear/weight", np.ones((0, 8))), "model.nir: 05_linear: weight has shape (0, 8); a weight cannot be empty"),
+    (put("nodes/05_linear/bias", np.ones(8)), "model.nir: 05_linear: bias has shape (8,), weight (3, 8); needed: bias (3,)"),
+    (put("nodes/01_conv2d/stride", NONE), f"model.nir: 01_conv2d: is not a Conv2d (cannot convert float infinity to integer); {AGAIN}"),
+    (put("nodes/01_conv2d/padding", "full"), f"model.nir: 01_conv2d: is not a Conv2d (padding must be 'same', 'valid', or int, not full); {AGAIN}"),
+    (put("nodes/05_linear/bias", "zero"), "model.nir: 05_linear: bias holds no real numbers"),
+    (put("nodes/05_linear/bias", np.ones(3, complex)), f"{linear('bias')} holds complex128; allowed: numbers and text"),
+    (put("nodes/00_input/shape", np.array([0, 4, 4])), "model.nir: 00_input: shape is [0, 4, 4]; needed: a shape, positive integers"),
+    (put("nodes/00_input/shape", np.array([2**31, 2**31])), "model.nir: 00_input: shape is [2147483648, 2147483648]; needed: a shape, positive integers"),
+    (put("nodes/02_mtlif/metadata/op_version", 7), "model.nir: 02_mtlif: op_version is 7; this snncompile reads version 1"),
+    (put("nodes/02_mtlif/metadata/thresholds", np.array([1.0, 1.0])), "model.nir: 02_mtlif: thresholds are [1.0, 1.0], they must be positive and increasing"),
+    (put("nodes/02_mtlif/nodes/01_leaky_integrator/tau", np.full((2, 4, 4), 9.0)), "model.nir: 02_mtlif: its nodes are not those of its tag 'snncompile.multi_threshold_lif'; a tool changed one of them: export the model again"),
+    (put("nodes/02_mtlif/nodes/01_leaky_integrator/tau", np.ones(3)), f"model.nir: 02_mtlif/01_leaky_integrator: is not a LI (All parameters must have the same shape); {AGAIN}"),
+    (edges(("05_linear", "07_gone")), f"model.nir: an edge 05_linear -> 07_gone names '07_gone', which is no node; {AGAIN}"),
+    (edges(("00_input", "01_conv2d")), f"model.nir: the edge 00_input -> 01_conv2d is written twice; {AGAIN}"),
+    (edges(("05_linear", "02_mtlif")), "model.nir: 05_linear: is in a cycle: 05_linear -> 02_mtlif -> 03_avg_pool -> 04_flatten -> 05_linear; recurrent connections are not supported yet"),
+    (edges(("01_conv2d", "01_conv2d")), "model.nir: 01_conv2d: is in a cycle: 01_conv2d -> 01_conv2d; recurrent connections are not supported yet"),
+    (put("edges", np.ones((2, 2))), f"model.nir: edges are not pairs of node names; {AGAIN}"),
+    (put("edges", ["a", "b"]), f"model.nir: edges are not pairs of node names; {AGAIN}"),
+    (lambda file: file["version"].write_direct(np.array("2.0", h5py.string_dtype())), "model.nir: is of NIR version 2.0; supported: 0.x and 1.x"),
+    (bomb, f"{linear('weight')} unpacks to more than 264 MiB; too much for a file of its size"),
+    (within_itself, "groups are nested deeper than 16; export the model again"),
+    (many, "holds more than 200000 entries; export the model again"),
+    (outside, f"{linear('weight')} is a link to elsewhere; a model is one file"),
+    (elsewhere, f"{linear('bias')} keeps its data in another file; a model is one file"),
+    (virtual, f"{linear('bias')} keeps its data in another file; a model is one file"),
+    (lambda file: file.create_group("node/nodes/\x1b[2J"), r"model.nir: node/nodes: has an entry with the name \x1b[2J; names are printable text"),
+]  # fmt: skip
+
+
+def refused(path: Path = FILE) -> str:
+    with pytest.raises(CompileError) as caught:
+        load_model(path)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "message"), HOSTILE, ids=[text.rpartition(": ")[2][:40] for _, text in HOSTILE])
+def test_names_file_and_node(change: Change, message: str) -> None:
+    FILE.write_bytes(write_nir(graph()))
+    with h5py.File(FILE, "r+") as file:
+        change(file)
+    tracemalloc.start()
+    found = refused()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.endswith(message)
+    assert found.startswith("model.nir: ")
+    assert peak < 256 * 2**20
+
+
+def test_files_that_are_none() -> None:
+    assert refused() == "model.nir: no such file"
+    FILE.mkdir()
+    assert refused() == "model.nir: is a directory, not a file"
+    FILE.rmdir()
+    FILE.write_bytes(b"")
+    assert refused() == f"model.nir: is empty; {AGAIN}"
+    whole = write_nir(graph())
+    for content in (b"garbage" * 1000, whole[:100], whole[: len(whole) // 2], whole[:-1]):
+        FILE.write_bytes(content)
+        assert refused().startswith("model.nir: cannot be read as HDF5, the container of NIR (")
+    file = io.BytesIO()
+    with h5py.File(file, "w") as other:
+        other["weights"] = np.ones(3)
+    FILE.write_bytes(file.getvalue())
+    assert refused() == "model.nir: holds no NIR graph; needed: a group 'node' of type NIRGraph"
+
+
+def test_every_flipped_byte_is_an_error_of_one_line_or_harmless() -> None:
+    whole = write_nir(graph())
+    for position in range(0, len(whole), 1031):
+        FILE.write_bytes(whole[:position] + bytes([whole[position] ^ 0x5A]) + whole[position + 1 :])
+        with suppress(CompileError):  # any other exception fails the test
+            read_nir(FILE)
+
+
+def test_an_input_shape_must_be_that_of_the_file() -> None:
+    FILE.write_bytes(write_nir(graph()))
+    load_model(FILE, (1, 4, 4))
+    with pytest.raises(CompileError) as caught:
+        load_model(FILE, (1, 28, 28))
+    assert str(caught.value) == "model.nir: 00_input: takes (1, 4, 4), the input shape asked for is (1, 28, 28)"
+
+
+@pytest.mark.parametrize("name", ["LIF", "IF", "LI", "CubaLIF", "CubaLI", "I", "Threshold", "Scale", "Delay"])
+def test_plain_neurons_are_read_and_then_named(name: str) -> None:
+    kind = getattr(nir, name)
+    parameters = {
+        key: np.ones(8) for key in kind.__dataclass_fields__ if key not in ("input_type", "output_type", "metadata")
+    }
+    whole = graph()
+    whole.nodes["04_flatten"] = kind(**parameters)
+    FILE.write_bytes(write_nir(whole))
+    with pytest.raises(CompileError) as caught:
+        to_network(load_model(FILE))
+    supported = "supported: Input, Conv2d, Affine, Linear, AvgPool2d, Flatten, Output, multi-threshold LIF and batch norm of snncompile"
+    assert str(caught.value) == f"04_flatten: a NIR {name} is not supported yet; {supported}"
+
+
+def changed(key: str, value: nir.NIRNode) -> Callable[[], nir.NIRGraph]:
+    def make() -> nir.NIRGraph:
+        whole = graph()
+        whole.nodes[key] = value
+        return whole
+
+    return make
+
+
+def rewired(*replaced: tuple[str, str], without: tuple[str, ...] = ()) -> Callable[[], nir.NIRGraph]:
+    def make() -> nir.NIRGraph:
+        whole = graph()
+        nodes = {name: item for name, item in whole.nodes.items() if name not in without}
+        return nir.NIRGraph(nodes, list(replaced), type_check=False)
+
+    return make
+
+
+def conv(**values: object) -> nir.Conv2d:
+    default = {
+        "input_shape": np.array([4, 4]),
+        "weight": np.ones((2, 1, 3, 3)),
+        "stride": ONE,
+        "padding": ONE,
+        "dilation": ONE,
+        "groups": 1,
+    }
+    return nir.Conv2d(**{**default, "bias": np.zeros(2), **values})
+
+
+UNFIT: list[tuple[Callable[[], nir.NIRGraph], str]] = [
+    (changed("00_input", nir.Input(np.array([1, 4, 4]))), "00_input: lacks 'coding'; it has nothing"),
+    (changed("00_input", nir.Input(np.array([1, 4, 4]), metadata={"coding": "rate"})), "00_input: coding is rate; needed: 'direct'"),
+    (changed("06_output", nir.Output(np.array([3]), metadata={"readout": "max"})), "06_output: readout is max; needed: 'mean'"),
+    (changed("06_output", nir.Output(np.array([4]), metadata={"readout": "mean", "scale": 1.0})), "06_output: is made for an input of shape (4,), gets (3,)"),
+    (changed("01_conv2d", conv(input_shape=np.array([5, 5]))), "01_conv2d: is made for an input of shape (1, 5, 5), gets (1, 4, 4)"),
+    (changed("01_conv2d", conv(weight=np.ones((2, 2, 3, 3)))), "01_conv2d: is made for an input of shape (2, 4, 4), gets (1, 4, 4)"),
+    (changed("01_conv2d", conv(input_shape=None, stride=np.array([0, 1]))), "01_conv2d: stride is [0, 1]; needed: integers from 1 to 2147483647"),
+    (changed("01_conv2d", conv(stride=np.array([2, 2]), padding="same")), "01_conv2d: padding 'same' with kernel (3, 3) and stride (2, 2); say the padding as numbers"),
+    (changed("02_mtlif", neuron(2, 3, 4)), "02_mtlif: is made for an input of shape (2, 3, 4), gets (2, 4, 4)"),
+    (changed("02_mtlif", nir.NIRGraph({"input": nir.Input(ONE), "output": nir.Output(ONE)}, [("input", "output")])), "02_mtlif: a nested graph of unknown meaning is not supported yet; supported: Input, Conv2d, Affine, Linear, AvgPool2d, Flatten, Output, multi-threshold LIF and batch norm of snncompile"),
+    (changed("03_avg_pool", nir.SumPool2d(2 * ONE, 2 * ONE, NONE)), "03_avg_pool: sum pooling is not supported yet; use AvgPool2d and scale the weights after it"),
+    (changed("03_avg_pool", nir.AvgPool2d(3 * ONE, ONE, NONE)), "03_avg_pool: average pooling with kernel (3, 3), stride (1, 1), padding (0, 0); needed: stride equal to the kernel, no padding"),
+    (changed("04_flatten", nir.Flatten(np.array([2, 2, 2]), 1, -1)), "04_flatten: flattens axes 1 to -1; needed: all axes, start_dim=0 and end_dim=-1 (there is no batch axis)"),
+    (changed("05_linear", nir.Affine(np.ones((3, 9)), np.zeros(3))), "05_linear: takes 9 features, its input (8,) gives 8"),
+    (rewired(*graph().edges[:3], ("03_avg_pool", "05_linear"), ("05_linear", "06_output"), without=("04_flatten",)), "05_linear: its input has shape (2, 2, 2); needed: (features,): flatten it first"),
+    (rewired(*graph().edges[1:], without=("00_input",)), "network: has 0 inputs and 1 outputs; a network has one Input and one Output node"),
+    (rewired(*graph().edges[:-1]), "05_linear: its output goes nowhere; every layer lies on a way from the input to the output"),
+    (rewired(*graph().edges, ("06_output", "05_linear")), "06_output: an edge leaves the output; the output is the last node"),
+    (rewired(("00_input", "06_output"), *graph().edges[1:]), "01_conv2d: has no input; every layer lies on a way from the input to the output"),
+    (rewired(*graph().edges, ("04_flatten", "01_conv2d")), "01_conv2d: is in a cycle: 01_conv2d -> 02_mtlif -> 03_avg_pool -> 04_flatten -> 01_conv2d; recurrent connections are not supported yet"),
+    (rewired(*graph().edges, ("00_input", "03_avg_pool")), "03_avg_pool: adds inputs of shapes (1, 4, 4), (2, 4, 4); inputs that add up need one shape"),
+    (rewired(*graph().edges, ("01_conv2d", "03_avg_pool")), "03_avg_pool: a AvgPool2d has 2 inputs, needs 1; currents add up in a neuron"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), UNFIT, ids=[text.partition(";")[0][:50] for _, text in UNFIT])
+def test_what_is_no_network_of_ours_is_named(make: Callable[[], nir.NIRGraph], message: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        to_network(make())
+    assert str(caught.value) == message
+
+
+def test_edges_that_meet_in_a_neuron_or_the_output_add_up() -> None:
+    whole = graph()
+    whole.nodes["01_conv2d_b"] = conv()
+    whole.nodes["05_linear_b"] = nir.Linear(np.ones((3, 8)))
+    whole.nodes["05_norm"] = BatchNormGraph(
+        (8,), **{key: np.ones(8) for key in ("gamma", "beta", "mean", "var")}, eps=0.0
+    )
+    whole.edges += [("00_input", "01_conv2d_b"), ("01_conv2d_b", "02_mtlif")]
+    whole.edges += [("04_flatten", "05_norm"), ("05_norm", "05_linear_b"), ("05_linear_b", "06_output")]
+    network = to_network(whole)
+    assert next(network.of_type(MultiThresholdLIF)).inputs == ("01_conv2d", "01_conv2d_b")
+    assert next(network.of_type(Readout)).inputs == ("05_linear", "05_linear_b")
+    assert network.nodes[-1].name == "06_output"

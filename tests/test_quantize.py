@@ -1,0 +1,154 @@
+"""Integers: no float anywhere, proven widths, and the float network within rounding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from random_networks import conv_network, images, quantized, random_network
+
+from snncompile import quant_network, reference
+from snncompile.chip import load_chip
+from snncompile.compile import run_passes
+from snncompile.errors import CompileError, InternalError
+from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout
+from snncompile.quant_network import QuantNetwork
+from snncompile.quantize import quantize
+from snncompile.state_bounds import prove, signed_bits
+
+
+def test_signed_bits() -> None:
+    for low, high, bits in ((0, 0, 1), (-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 127, 9), (-128, 128, 9)):
+        assert signed_bits(np.array([low]), np.array([high])) == bits
+
+
+def _adversary(network: QuantNetwork, rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Inputs that drive one output channel as far as they can: full where its kernel has one sign, 0 elsewhere."""
+    synapses = network.outputs_of(network.input_name)[0]
+    shape = (samples, *network.input_shape)
+    out = rng.integers(0, len(synapses.weight), samples)
+    signs = np.sign(synapses.weight[out].mean(axis=tuple(range(2, synapses.weight.ndim)))) if synapses.kind == "conv" else None
+    if signs is None or signs.shape[1] != shape[1]:
+        chosen = rng.random(shape) < 0.5
+    else:
+        chosen = np.broadcast_to((signs * rng.choice([-1, 1], (samples, 1)) > 0)[:, :, None, None], shape)
+    return np.where(chosen, network.input_payload_max, 0)
+
+
+@given(st.integers(0, 10_000))
+def test_no_input_breaks_the_proof(seed: int) -> None:
+    network, _ = quantized(random_network(seed))
+    rng = np.random.default_rng(seed)
+    full = np.full((1, *network.input_shape), network.input_payload_max)
+    x = np.concatenate([images(network, 3, seed), _adversary(network, rng, 4), full, 0 * full])
+    trace = reference.run_integer(network, x)
+    for population in network.populations:
+        bounds = prove(network, population)
+        u = np.moveaxis(trace.membranes[population.name], 2, 0).reshape(population.shape[0], -1)
+        assert (u.min(1) >= bounds.state_low).all()
+        assert (u.max(1) <= bounds.state_high).all()
+        assert bounds.state_bits <= population.state_bits <= 24
+
+
+def test_the_proof_is_tight_where_it_can_be() -> None:
+    """One linear layer, no leak: the bound is reached by the input that the signs of the weights ask for."""
+    weight = np.array([[0.5, -0.25, 0.1], [-0.3, 0.2, 0.4]])
+    network = Network((Input("x", (), (3,)), Linear("l", ("x",), weight, np.array([0.1, -0.2])), Readout("r", ("l",))), 3)
+    integers, _ = quantized(network)
+    bounds = prove(integers, integers.readout)
+    x = 255 * np.array([[1, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0]])
+    states = reference.run_integer(integers, x).output
+    assert states.max(axis=0).tolist() == bounds.state_high.tolist()
+    assert states.min(axis=0).tolist() == bounds.state_low.tolist()
+
+
+@given(st.integers(0, 10_000))
+def test_holds_no_float_and_verifies(seed: int) -> None:
+    network, _ = quantized(random_network(seed))
+    quant_network.verify(network)
+    for item in (*network.synapses, *network.populations):
+        for value in vars(item).values():
+            assert not isinstance(value, float)
+            assert not isinstance(value, np.ndarray) or value.dtype == np.int64
+
+
+def test_refuses_a_float() -> None:
+    network, _ = quantized(conv_network(1))
+    with pytest.raises(InternalError, match="weight is float64"):
+        replace(network.synapses[0], weight=np.ones((2, 2)))
+    with pytest.raises(InternalError, match="exponent is a float"):
+        replace(network.synapses[0], exponent=1.0)
+
+
+@pytest.mark.parametrize("fault", ["weight", "state_bits", "delay"])
+def test_verify_finds_a_planted_fault(fault: str) -> None:
+    network, _ = quantized(conv_network(1))
+    synapses, population = network.synapses[1], network.populations[1]
+    changed = {
+        "weight": replace(network, synapses=(network.synapses[0], replace(synapses, weight=synapses.weight * 40), *network.synapses[2:])),
+        "state_bits": replace(
+            network, populations=(network.populations[0], replace(population, state_bits=population.state_bits - 1), *network.populations[2:])
+        ),
+        "delay": replace(network, synapses=(network.synapses[0], replace(synapses, delay_steps=2), *network.synapses[2:])),
+    }[fault]
+    with pytest.raises(InternalError, match=synapses.name if fault != "state_bits" else population.name):
+        quant_network.verify(changed)
+
+
+@given(st.integers(0, 10_000))
+def test_weights_thresholds_and_bias_are_within_half_a_unit(seed: int) -> None:
+    network = run_passes(random_network(seed))
+    integers, host = quantize(network, load_chip("loihi2").numerics, 8)
+    for population in integers.populations:
+        node = network.by_name[population.name]
+        unit = host.state[population.name]
+        bias = sum(network.by_name[name].bias for name in node.inputs)
+        assert (np.abs(population.bias * unit - bias) <= 0.5 * unit * (1 + 1e-9)).all()
+        for synapses in integers.inputs_of(population):
+            source = 1 / 255 if synapses.source == integers.input_name else 1.0
+            wide = unit.reshape(-1, *(1,) * (synapses.weight.ndim - 1)) * 2**synapses.exponent
+            assert (np.abs(synapses.weight * wide - network.by_name[synapses.name].weight * source) <= 0.5 * wide * (1 + 1e-9)).all()
+        if isinstance(node, MultiThresholdLIF):
+            assert (np.abs(population.thresholds * unit - node.thresholds[:, None]) <= 0.5 * unit * (1 + 1e-9)).all()
+
+
+def test_the_shift_is_reduced_until_the_state_fits() -> None:
+    def layer(fan_in: int) -> Network:
+        nodes = (Input("x", (), (fan_in,)), Linear("l", ("x",), np.ones((2, fan_in)), np.zeros(2)), Readout("r", ("l",)))
+        return Network(nodes, 4)
+
+    narrow, wide = (quantized(layer(n))[0].synapses[0].exponent for n in (1, 60))
+    assert narrow == 6
+    assert wide < narrow
+    with pytest.raises(CompileError, match=r"r: a state may need 33 bits, the chip has 24; fewer weight bits than 8"):
+        quantized(layer(20_000))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight_bits": (4,)}, "--weight-bits: the chip has no 8-bit weights; allowed: 4"),
+        ({"graded_spikes": False}, "03_neuron: sends payloads up to 4; the chip's spikes are binary"),
+        ({"resets": ("none",)}, "03_neuron: has a soft reset; the chip has: none"),
+        ({"payload_bits": 7}, "00_input: sends payloads up to 255; the chip's have 7 bits"),
+    ],
+)
+def test_what_the_chip_cannot_do_is_named(change: dict[str, object], message: str) -> None:
+    numerics = load_chip("loihi2").numerics.model_copy(update=change)
+    with pytest.raises(CompileError, match=f"^{message}$"):
+        quantize(run_passes(conv_network(1)), numerics, 8)
+
+
+def test_a_channel_of_zero_weights_is_kept() -> None:
+    nodes = (
+        Input("x", (), (3,)),
+        Linear("l", ("x",), np.array([[0.0, 0, 0], [1, 2, 3]]), np.array([0.6, 0.0])),
+        MultiThresholdLIF("n", ("l",), *(np.array([0.5]),) * 3, 0.5, "soft", "ge"),
+        Linear("m", ("n",), np.eye(2), np.zeros(2)),
+        Readout("r", ("m",)),
+    )
+    integers, host = quantized(Network(nodes, 2))
+    trace = reference.run_integer(integers, np.zeros((1, 3), np.int64))
+    assert trace.payloads["n"][:, 0].tolist() == [[1, 0], [1, 0]]
+    assert (trace.output * host.output_scale)[0] == pytest.approx([0.5, 0.0], rel=0.02)
