@@ -39,7 +39,7 @@ def silent(done: int, total: int) -> None:
 class Run:
     """What a backend gives back for N samples.
 
-    output (N, classes): state of the readout after step T, integers. `payloads`: per recorded population (T, N, *shape).
+    output (N, classes): integer state of the readout after step T. `payloads`: per recorded population (T, N, *shape).
     `cost`: energy, time and counts where the backend models them (keys of `run --json`), else empty.
     """
 

@@ -119,7 +119,9 @@ class Source(Record):
 
     covers: tuple[str, ...]
     source: str
-    basis: Literal["published", "measured", "vendor_printout", "simulated", "fitted", "scaled_estimate", "ours", "invented"]
+    basis: Literal[
+        "published", "measured", "vendor_printout", "simulated", "fitted", "scaled_estimate", "ours", "invented"
+    ]
     confidence: Literal["high", "medium", "low"]
 
 
@@ -188,7 +190,9 @@ def load_target(target: str) -> Chip:
         return load_chip(target.removesuffix(SIM_SUFFIX))
     if target in chip_names():
         raise CompileError(
-            "--target", f"{target!r} is kept for the silicon, which snncompile cannot reach", f"use {target}{SIM_SUFFIX}"
+            "--target",
+            f"{target!r} is kept for the silicon, which snncompile cannot reach",
+            f"use {target}{SIM_SUFFIX}",
         )
     raise CompileError("--target", f"no target {target!r}", nearest(target, target_names()))
 

@@ -48,8 +48,12 @@ def cli() -> None:
     """
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output, nothing else there.")
-data_option = click.option("--data", required=True, type=click.Path(path_type=Path), help=".npz with x and y, or a folder of IDX files.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Machine-readable result on standard output, nothing else there."
+)
+data_option = click.option(
+    "--data", required=True, type=click.Path(path_type=Path), help=".npz with x and y, or a folder of IDX files."
+)
 limit_option = click.option("--limit", type=int, help="Use only the first N samples.")
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
 
@@ -139,7 +143,9 @@ def run(directory: Path, data: Path, backend: str, limit: int | None, save: Path
     return None
 
 
-def _run(backend: str, program: "Program", directory: Path, payloads: "NDArray[np.int64]", progress: "Progress") -> "Run":
+def _run(
+    backend: str, program: "Program", directory: Path, payloads: "NDArray[np.int64]", progress: "Progress"
+) -> "Run":
     from snncompile import reference
     from snncompile.backend import Run, load_backend
 
@@ -176,7 +182,8 @@ def _run_summary(result: "Run", samples: "Samples") -> dict[str, Any]:
     }
     if energy is not None:
         summary["energy_sources"] = {
-            name: {"inherited": entry["inherited"], "not_published": entry["not_published"]} for name, entry in energy["cost_sets"].items()
+            name: {"inherited": entry["inherited"], "not_published": entry["not_published"]}
+            for name, entry in energy["cost_sets"].items()
         }
     return summary
 
@@ -184,7 +191,11 @@ def _run_summary(result: "Run", samples: "Samples") -> dict[str, Any]:
 def _save(path: Path, result: "Run", program: "Program") -> None:
     from snncompile.sealed import npz_bytes
 
-    arrays = {"prediction": result.prediction, "output": result.output * program.host.output_scale, "output_state": result.output}
+    arrays = {
+        "prediction": result.prediction,
+        "output": result.output * program.host.output_scale,
+        "output_state": result.output,
+    }
     try:
         path.write_bytes(npz_bytes(arrays))
     except OSError as error:
@@ -198,7 +209,9 @@ def _save(path: Path, result: "Run", program: "Program") -> None:
 @click.option("--stages", help="Comma-separated, of float, folded, integer, simulator, lava. [default: all]")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, directory: Path, data: Path, limit: int | None, stages: str | None, as_json: bool) -> None:
+def verify(
+    ctx: click.Context, directory: Path, data: Path, limit: int | None, stages: str | None, as_json: bool
+) -> None:
     """Compares float, folded, integer, simulator and Lava on every spike; exit 1 where the last three differ."""
     from snncompile.verify import STAGES, verify_program
 
@@ -251,13 +264,15 @@ def targets(name: str | None, as_json: bool) -> None:
     from snncompile.chip import load_target, target_names
 
     if name is not None:
-        chip = load_target(name).model_dump(mode="json")
-        return _print_json(chip) if as_json else _console().print(_yaml(chip), markup=False, highlight=False)
+        plain = load_target(name).model_dump(mode="json")
+        return _print_json(plain) if as_json else _console().print(_yaml(plain), markup=False, highlight=False)
     chips = {target: load_target(target) for target in target_names()}
     if as_json:
         return _print_json({target: chip.description for target, chip in chips.items()})
     for target, chip in chips.items():
-        _console().print(f"{target:<14} {chip.mesh.cores:>5} cores  {chip.description}", highlight=False, soft_wrap=True)
+        _console().print(
+            f"{target:<14} {chip.mesh.cores:>5} cores  {chip.description}", highlight=False, soft_wrap=True
+        )
     return None
 
 
@@ -320,14 +335,21 @@ def _print_verification(result: dict[str, Any], console: "Console") -> None:
         table.add_column(column, justify="left" if column in ("pair", "layer") else "right")
     for pair in result["pairs"]:
         for layer, entry in pair["layers"].items():
-            numbers = (f"{entry['spikes']:,}", f"{entry['differing']:,}", f"{100 * entry['agreement']:.4f} %", f"{entry['rate_drift']:.2e}")
+            numbers = (
+                f"{entry['spikes']:,}",
+                f"{entry['differing']:,}",
+                f"{100 * entry['agreement']:.4f} %",
+                f"{entry['rate_drift']:.2e}",
+            )
             table.add_row(f"{pair['a']} = {pair['b']}", layer, *numbers)
     console.print(table)
     for pair in result["pairs"]:
         what = "readout states" if pair["a"] in ("integer", "simulator") else "predictions"
         console.print(f"{pair['a']} / {pair['b']}: {pair['outputs_differing']} of {result['samples']} {what} differ")
         if pair["first_difference"]:
-            console.print(f"first difference {pair['a']} / {pair['b']}: {_readable(pair['first_difference'])}", soft_wrap=True)
+            console.print(
+                f"first difference {pair['a']} / {pair['b']}: {_readable(pair['first_difference'])}", soft_wrap=True
+            )
     for stage, accuracy in result["accuracy"].items():
         if accuracy is not None:
             console.print(f"accuracy {stage:<10} {100 * accuracy:.2f} %")

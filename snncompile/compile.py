@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from snncompile import network as float_network
 from snncompile import quant_network
 from snncompile.backend import Activity, backend_names, load_backend
-from snncompile.chip import Chip, load_target
+from snncompile.chip import load_target
 from snncompile.errors import CompileError
 from snncompile.mapping import partition
 from snncompile.mapping.activity import default_activity, measured_activity, packet_flow
@@ -32,7 +32,6 @@ from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import quantize
 from snncompile.report.build import build_report
 from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, write_program
-
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     FoldFlatten(),  # so that pools stand right before linear layers
@@ -136,7 +135,7 @@ def run_passes(network: Network, passes: tuple[Callable[[Network], Network], ...
 
 
 def lowering_of(network: QuantNetwork) -> Mapping[str, Mapping[str, str]]:
-    """Per population: how it is put on the chip and what is claimed of it (against the float network before rounding)."""
+    """Per population: how it is put on the chip, and what is claimed of that (rounding to integers apart)."""
     lowering = {}
     for population in network.populations:
         if not population.spiking:
@@ -152,11 +151,15 @@ def _activity(program: Program, calibrate: NDArray[np.generic] | None) -> tuple[
     """Firing rates for the estimate, and a sentence on where they come from."""
     network = program.network
     if calibrate is None:
-        return default_activity(network), "assumed rates: 0.15 of neurons and 0.5 of inputs a step; --calibrate measures them"
+        return default_activity(
+            network
+        ), "assumed rates: 0.15 of neurons and 0.5 of inputs a step; --calibrate measures them"
     payloads = program.encode(calibrate[:SAMPLES_CALIBRATION], "--calibrate")
     spiking = [p.name for p in network.populations if p.spiking]
     run = load_backend("sim").run(program, Path(), payloads, spiking)
-    return measured_activity(network, payloads, dict(run.payloads)), f"rates measured on {len(payloads)} calibration samples"
+    return measured_activity(
+        network, payloads, dict(run.payloads)
+    ), f"rates measured on {len(payloads)} calibration samples"
 
 
 def _pass_names() -> tuple[str, ...]:

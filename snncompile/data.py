@@ -45,12 +45,16 @@ def load_samples(path: str | Path, split: str = "test") -> Samples:
     """
     path = Path(path)
     if not path.exists():
-        raise CompileError(str(path), "no such file or folder", "give an .npz with x (N, ...) and y (N,), or a folder of IDX files")
+        raise CompileError(
+            str(path), "no such file or folder", "give an .npz with x (N, ...) and y (N,), or a folder of IDX files"
+        )
     samples = _load_idx_folder(path, split) if path.is_dir() else _load_npz(path)
     if len(samples) == 0:
         raise CompileError(str(path), "x has no samples", "give at least one")
     if samples.y is not None and len(samples.y) != len(samples.x):
-        raise CompileError(str(path), f"x has {len(samples.x)} samples, y has {len(samples.y)}", "give one label per sample")
+        raise CompileError(
+            str(path), f"x has {len(samples.x)} samples, y has {len(samples.y)}", "give one label per sample"
+        )
     return samples
 
 
@@ -60,9 +64,15 @@ def _load_npz(path: Path) -> Samples:
             arrays = {key: file[key] for key in file.files if key in ("x", "y")}
             keys = file.files
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise CompileError(str(path), f"not a readable .npz of plain arrays ({error})", "save it with np.savez(path, x=x, y=y)") from error
+        raise CompileError(
+            str(path), f"not a readable .npz of plain arrays ({error})", "save it with np.savez(path, x=x, y=y)"
+        ) from error
     if "x" not in arrays:
-        raise CompileError(str(path), f"has no array 'x' (it has: {', '.join(keys) or 'nothing'})", "save it with np.savez(path, x=x, y=y)")
+        raise CompileError(
+            str(path),
+            f"has no array 'x' (it has: {', '.join(keys) or 'nothing'})",
+            "save it with np.savez(path, x=x, y=y)",
+        )
     x = arrays["x"]
     if x.ndim < 2 or x.dtype.kind not in "buif":
         raise CompileError(str(path), f"x has shape {x.shape} and type {x.dtype}", "x must be (N, ...) of numbers")
@@ -83,7 +93,9 @@ def _load_idx_folder(folder: Path, split: str) -> Samples:
     images, labels = (_find_idx(folder, stem) for stem in IDX_STEMS[split])
     x, y = read_idx(images), read_idx(labels)
     if x.ndim != 3 or y.ndim != 1:
-        raise CompileError(str(folder), f"images have {x.ndim} axes and labels {y.ndim}", "IDX images have 3 axes, labels 1")
+        raise CompileError(
+            str(folder), f"images have {x.ndim} axes and labels {y.ndim}", "IDX images have 3 axes, labels 1"
+        )
     return Samples(x[:, None], y.astype(np.int64), str(folder))
 
 
@@ -102,7 +114,9 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     except (OSError, EOFError) as error:
         raise CompileError(str(path), f"cannot be read ({error})", "fetch the file again") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
-        raise CompileError(str(path), "is not an IDX file of unsigned bytes", "it must start with 00 00 08 and the number of axes")
+        raise CompileError(
+            str(path), "is not an IDX file of unsigned bytes", "it must start with 00 00 08 and the number of axes"
+        )
     shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3]))
     body = len(raw) - 4 - 4 * raw[3]
     if body != math.prod(shape):

@@ -194,7 +194,9 @@ class Network:
         return replace(
             self,
             nodes=tuple(
-                replace(node, inputs=tuple(source if i == name else i for i in node.inputs)) if name in node.inputs else node
+                replace(node, inputs=tuple(source if i == name else i for i in node.inputs))
+                if name in node.inputs
+                else node
                 for node in kept
             ),
         )
@@ -205,7 +207,9 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
     if isinstance(node, Input):
         return node.shape
     if len(set(inputs)) != 1:
-        raise CompileError(node.name, f"adds inputs of shapes {', '.join(map(str, inputs))}", "inputs that add up need one shape")
+        raise CompileError(
+            node.name, f"adds inputs of shapes {', '.join(map(str, inputs))}", "inputs that add up need one shape"
+        )
     shape = inputs[0]
     if isinstance(node, Conv2d):
         return _conv_shape(node, shape)
@@ -268,7 +272,9 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
         if missing := [name for name in node.inputs if name not in seen]:
             raise CompileError(node.name, f"reads {missing[0]!r}, which is not before it")
         if allowed is not None and not isinstance(node, allowed):
-            raise CompileError(node.name, f"a {node.kind} is left at this stage", f"allowed: {', '.join(t.__name__ for t in allowed)}")
+            raise CompileError(
+                node.name, f"a {node.kind} is left at this stage", f"allowed: {', '.join(t.__name__ for t in allowed)}"
+            )
         _verify_node(node)
         seen.add(node.name)
     _ = network.shapes
@@ -282,7 +288,9 @@ def _verify_node(node: Node) -> None:
     if not node.inputs and not isinstance(node, Input):
         raise CompileError(node.name, "has no input")
     if len(node.inputs) > 1 and not isinstance(node, MultiThresholdLIF | Readout):
-        raise CompileError(node.name, f"a {node.kind} has {len(node.inputs)} inputs, needs 1", "currents add up in a neuron")
+        raise CompileError(
+            node.name, f"a {node.kind} has {len(node.inputs)} inputs, needs 1", "currents add up in a neuron"
+        )
     if isinstance(node, Conv2d | Linear) and node.bias.shape != node.weight.shape[:1]:
         raise CompileError(node.name, f"bias has shape {node.bias.shape}, weight {node.weight.shape}")
     if isinstance(node, BatchNorm) and (node.var + node.eps <= 0).any():
@@ -295,24 +303,36 @@ def _verify_neuron(node: MultiThresholdLIF) -> None:
     if not 0 < node.leak <= 1:
         raise CompileError(node.name, f"leak is {node.leak}", "a leak must lie in (0, 1]")
     if not len(node.thresholds) or node.thresholds[0] <= 0 or (np.diff(node.thresholds) <= 0).any():
-        raise CompileError(node.name, f"thresholds are {node.thresholds.tolist()}", "they must be positive and increasing")
+        raise CompileError(
+            node.name, f"thresholds are {node.thresholds.tolist()}", "they must be positive and increasing"
+        )
     if not node.thresholds.shape == node.payload.shape == node.subtract.shape:
         raise CompileError(node.name, "thresholds, payload and subtract differ in length")
 
 
 def format_network(network: Network) -> str:
-    """One line a node: name, kind, inputs, output shape, parameters (arrays by shape). Used by golden tests and `--verbose`."""
+    """One line a node: name, kind, inputs, output shape, parameters (large arrays by shape)."""
     lines = [f"network T={network.timesteps}"]
     for node in network.nodes:
-        parameters = (f"{f.name}={_short(getattr(node, f.name))}" for f in fields(node) if f.name not in ("name", "inputs", "shape"))
+        parameters = (
+            f"{f.name}={_short(getattr(node, f.name))}"
+            for f in fields(node)
+            if f.name not in ("name", "inputs", "shape")
+        )
         shape = "x".join(map(str, network.shapes[node.name]))
-        lines.append(f"  {node.name}: {node.kind}({', '.join(node.inputs)}) -> {shape}  {' '.join(parameters)}".rstrip())
+        lines.append(
+            f"  {node.name}: {node.kind}({', '.join(node.inputs)}) -> {shape}  {' '.join(parameters)}".rstrip()
+        )
     return "\n".join(lines) + "\n"
 
 
 def _short(value: object) -> str:
     if isinstance(value, np.ndarray):
-        return f"[{' '.join(f'{v:g}' for v in value)}]" if value.ndim == 1 and value.size <= 8 else f"<{'x'.join(map(str, value.shape))}>"
+        return (
+            f"[{' '.join(f'{v:g}' for v in value)}]"
+            if value.ndim == 1 and value.size <= 8
+            else f"<{'x'.join(map(str, value.shape))}>"
+        )
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -55,7 +55,11 @@ class Program:
         shape = self.network.input_shape
         if x.shape[1:] != shape:
             given, wanted = ("x".join(map(str, s)) for s in (x.shape[1:], shape))
-            raise CompileError(where, f"samples of shape {given}, the network takes {wanted}", f"give x as (N, {', '.join(map(str, shape))})")
+            raise CompileError(
+                where,
+                f"samples of shape {given}, the network takes {wanted}",
+                f"give x as (N, {', '.join(map(str, shape))})",
+            )
         values = np.asarray(x, np.float64) * self.host.input_scale
         if values.min() < 0 or values.max() > 1 + 1e-9:
             raise CompileError(
@@ -74,7 +78,11 @@ def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
         "target": program.target,
         "chip": program.chip.model_dump(mode="json"),
         "network": {
-            "input": {"name": network.input_name, "shape": network.input_shape, "payload_max": network.input_payload_max},
+            "input": {
+                "name": network.input_name,
+                "shape": network.input_shape,
+                "payload_max": network.input_payload_max,
+            },
             "timesteps": network.timesteps,
             "synapses": [_plain(s, f"synapses.{s.name}", arrays) for s in network.synapses],
             "populations": [_plain(p, f"populations.{p.name}", arrays) for p in network.populations],
@@ -107,7 +115,9 @@ def _plain(item: QuantSynapses | Population, prefix: str, arrays: Arrays) -> dic
 def narrowed(values: IntArray) -> NDArray[np.signedinteger[Any]]:
     """The same integers in the narrowest signed type that holds them."""
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    kind = next(t for t in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    kind = next(
+        t for t in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(t).min <= low and high <= np.iinfo(t).max
+    )
     return values.astype(kind)
 
 
@@ -124,7 +134,10 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
     )
     state = {p.name: np.asarray(arrays[f"host.state.{p.name}"], np.float64) for p in network.populations}
     grids = {name: Grid(*(np.array(edges) for edges in axes)) for name, axes in description["grids"].items()}
-    cores = tuple(Core(tuple(Slice(name, _box(box)) for name, box in core["slices"]), core["usage"]) for core in description["cores"])
+    cores = tuple(
+        Core(tuple(Slice(name, _box(box)) for name, box in core["slices"]), core["usage"])
+        for core in description["cores"]
+    )
     made = description["provenance"]
     return Program(
         target=description["target"],
@@ -139,7 +152,9 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
 
 def _restored(plain: dict[str, Any], prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Any]:
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-    stored = {key.removeprefix(f"{prefix}."): value for key, value in arrays.items() if key.rpartition(".")[0] == prefix}
+    stored = {
+        key.removeprefix(f"{prefix}."): value for key, value in arrays.items() if key.rpartition(".")[0] == prefix
+    }
     return {**tuples, **stored}
 
 

@@ -1,4 +1,4 @@
-"""The integer network: what the chip holds. No float anywhere; scales stay on the host (`program.HostScales`).
+"""The integer network: what the chip holds. No float anywhere; scales stay on the host (`quantize.HostScales`).
 
 Per population, per step (all integers, `>>` and `//` round toward minus infinity):
 
@@ -8,8 +8,8 @@ Per population, per step (all integers, `>>` and `//` round toward minus infinit
     y[t] = payload[k-1], 0 where k = 0
     v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
 
-The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A population
-without thresholds never fires: it sums its input, and the host reads its state after the sample's last step.
+The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A
+population without thresholds never fires: it sums its input, and the host reads its state after the sample's last step.
 """
 
 from collections.abc import Mapping
@@ -182,14 +182,18 @@ def verify(network: QuantNetwork) -> None:
         known[population.name] = population.depth
         bounds = prove(network, population)
         if bounds.state_bits > population.state_bits or bounds.input_bits > population.input_bits:
-            raise InternalError(f"{population.name}: {bounds.state_bits} state bits needed, {population.state_bits} declared")
+            raise InternalError(
+                f"{population.name}: {bounds.state_bits} state bits needed, {population.state_bits} declared"
+            )
 
 
 def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population) -> None:
     if source_depth is None:
         raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
     if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != target.depth:
-        raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {target.depth}")
+        raise InternalError(
+            f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {target.depth}"
+        )
     limit = 1 << (synapses.weight_bits - 1)
     if synapses.weight.min() < -limit or synapses.weight.max() >= limit:
         raise InternalError(f"{synapses.name}: a weight needs more than {synapses.weight_bits} bits")

@@ -43,8 +43,11 @@ def quantize(network: Network, numerics: Numerics, weight_bits: int = 8) -> tupl
         if not isinstance(node, MultiThresholdLIF | Readout):
             continue
         incoming = [n for n in network.nodes if n.name in node.inputs and isinstance(n, Conv2d | Linear)]
-        layer = _Layer(node, incoming, [source_unit.get(n.inputs[0], 1.0) for n in incoming], network.shapes[node.name])
-        added, population, unit = _quantize_layer(layer, replace(head, populations=tuple(populations)), numerics, weight_bits)
+        units = [source_unit.get(n.inputs[0], 1.0) for n in incoming]
+        layer = _Layer(_as_neuron(node), incoming, units, network.shapes[node.name])
+        added, population, unit = _quantize_layer(
+            layer, replace(head, populations=tuple(populations)), numerics, weight_bits
+        )
         synapses += added
         populations.append(population)
         states[node.name] = unit
@@ -54,11 +57,19 @@ def quantize(network: Network, numerics: Numerics, weight_bits: int = 8) -> tupl
     return quantized, HostScales(network.input.scale, states, output_scale)
 
 
+def _as_neuron(node: MultiThresholdLIF | Readout) -> MultiThresholdLIF:
+    """A readout sums its input: a neuron without leak and without thresholds."""
+    if isinstance(node, MultiThresholdLIF):
+        return node
+    none = np.zeros(0)
+    return MultiThresholdLIF(node.name, node.inputs, none, none, none, 1.0, "none", "ge", depth=node.depth)
+
+
 @dataclass(frozen=True, eq=False)
 class _Layer:
     """A population to be, its synapses, and what one unit of each source's payload is worth."""
 
-    node: MultiThresholdLIF | Readout
+    node: MultiThresholdLIF
     synapses: list[Conv2d | Linear]
     units: list[float]
     shape: Shape
@@ -76,13 +87,17 @@ def _check_numerics(network: Network, numerics: Numerics, weight_bits: int) -> N
     if weight_bits not in numerics.weight_bits:
         allowed = ", ".join(map(str, numerics.weight_bits))
         raise CompileError("--weight-bits", f"the chip has no {weight_bits}-bit weights", f"allowed: {allowed}")
-    payloads = {network.input.name: INPUT_PAYLOAD_MAX} | {node.name: int(node.payload.max()) for node in network.neurons}
+    payloads = {network.input.name: INPUT_PAYLOAD_MAX} | {
+        node.name: int(node.payload.max()) for node in network.neurons
+    }
     for name, largest in payloads.items():
         if largest > 1 and numerics.graded_spikes and largest >= 2**numerics.payload_bits:
             raise CompileError(name, f"sends payloads up to {largest}", f"the chip's have {numerics.payload_bits} bits")
     for node in network.neurons:
         if node.payload.max() > 1 and not numerics.graded_spikes:
-            raise CompileError(node.name, f"sends payloads up to {node.payload.max():g}", "the chip's spikes are binary")
+            raise CompileError(
+                node.name, f"sends payloads up to {node.payload.max():g}", "the chip's spikes are binary"
+            )
         if node.reset not in numerics.resets:
             raise CompileError(node.name, f"has a {node.reset} reset", f"the chip has: {', '.join(numerics.resets)}")
         if round((1 - node.leak) * DECAY_ONE) == DECAY_ONE:
@@ -90,15 +105,13 @@ def _check_numerics(network: Network, numerics: Numerics, weight_bits: int) -> N
 
 
 def _channel_scale(layer: _Layer, weight_bits: int, state_bits: int) -> Array:
-    """(channels,) value of one weight unit; for a readout all equal. Large enough that thresholds fit the state at F = 0."""
+    """(channels,) value of one weight unit; for a readout all equal. At F = 0 thresholds and bias fit the state."""
     largest = np.max([np.abs(w).reshape(len(w), -1).max(1) for w in layer.weights], axis=0)
-    node = layer.node
-    constant = np.abs(layer.bias)
-    if isinstance(node, MultiThresholdLIF):
-        constant = np.maximum(constant, max(node.thresholds[-1], np.abs(node.subtract).max(), abs(node.v0)))
+    constants = np.concatenate([[abs(layer.node.v0)], layer.node.thresholds, np.abs(layer.node.subtract)])
+    constant = np.maximum(np.abs(layer.bias), constants.max())
     scale = np.maximum(largest / (2 ** (weight_bits - 1) - 1), constant / 2.0 ** (state_bits - 2))
     scale = np.where(scale > 0, scale, 1.0)
-    return scale if isinstance(node, MultiThresholdLIF) else np.full_like(scale, scale.max())
+    return scale if len(layer.node.thresholds) else np.full_like(scale, scale.max())
 
 
 def _quantize_layer(
@@ -107,7 +120,9 @@ def _quantize_layer(
     scale = _channel_scale(layer, weight_bits, numerics.state_bits)
     bounds: Bounds | None = None
     for fraction in range(numerics.fraction_bits_max, -1, -1):
-        synapses = [_synapses(s, w, scale, weight_bits, fraction) for s, w in zip(layer.synapses, layer.weights, strict=True)]
+        synapses = [
+            _synapses(s, w, scale, weight_bits, fraction) for s, w in zip(layer.synapses, layer.weights, strict=True)
+        ]
         population = _population(layer, scale / 2**fraction)
         network = replace(head, synapses=tuple(synapses), populations=(*head.populations, population))
         bounds = prove(network, population)
@@ -146,23 +161,20 @@ def _synapses(node: Conv2d | Linear, weight: Array, scale: Array, weight_bits: i
 def _population(layer: _Layer, unit: Array) -> Population:
     """`unit` (channels,): value of one unit of the state. Widths are filled in once they are proven."""
     node = layer.node
-    spiking = isinstance(node, MultiThresholdLIF)
     if node.depth is None:
         raise CompileError(node.name, "has no depth", "align the delays first")
-    levels = node.thresholds[:, None] if spiking else np.zeros((0, 1))
-    subtract = node.subtract[:, None] if spiking else np.zeros((0, 1))
     return Population(
         name=node.name,
         shape=layer.shape,
         synapses=tuple(s.name for s in layer.synapses),
         bias=_rint(layer.bias / unit),
-        v0=_rint((node.v0 if spiking else 0.0) / unit),
-        thresholds=_rint(levels / unit),
-        payload=_rint(node.payload) if spiking else np.zeros(0, np.int64),
-        subtract=_rint(subtract / unit),
-        decay=round((1 - node.leak) * DECAY_ONE) if spiking else 0,
-        reset=node.reset if spiking else "none",
-        fire=node.fire if spiking else "ge",
+        v0=_rint(node.v0 / unit),
+        thresholds=_rint(node.thresholds[:, None] / unit),
+        payload=_rint(node.payload),
+        subtract=_rint(node.subtract[:, None] / unit),
+        decay=round((1 - node.leak) * DECAY_ONE),
+        reset=node.reset,
+        fire=node.fire,
         depth=node.depth,
         input_bits=0,
         state_bits=0,

@@ -7,6 +7,7 @@ population at a time, spikes arriving one step after they are sent, samples foll
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class FloatTrace:
 
 @dataclass(frozen=True, eq=False)
 class IntegerTrace:
-    """Per population: payloads sent (T, N, ...) and u before firing (T, N, ...); readout state after step T (N, classes)."""
+    """Per population: payloads sent and u before firing (T, N, ...); readout state after step T (N, classes)."""
 
     payloads: dict[str, IntArray]
     membranes: dict[str, IntArray]
@@ -52,7 +53,7 @@ def run_float(network: Network, x: NDArray[np.generic]) -> FloatTrace:
     outputs: dict[str, Array] = {}
     membranes: dict[str, Array] = {}
     for node in network.nodes:
-        y = sum(outputs[name] for name in node.inputs) if node.inputs else np.asarray(x, np.float64)
+        y = np.sum([outputs[name] for name in node.inputs], axis=0) if node.inputs else np.asarray(x, np.float64)
         if isinstance(node, Input):
             outputs[node.name] = np.repeat(node.scale * y[None], network.timesteps, axis=0)
         elif isinstance(node, MultiThresholdLIF):
@@ -189,18 +190,18 @@ def emitted(population: Population, k: IntArray) -> IntArray:
     return np.concatenate([np.zeros(1, np.int64), population.payload])[k]
 
 
-def sum_pool(x: NDArray[np.generic], window: Pair) -> NDArray[np.generic]:
+def sum_pool(x: NDArray[Any], window: Pair) -> NDArray[Any]:
     """Sum over non-overlapping windows of the last two axes; what fills no window is left out."""
     if window == (1, 1):
         return x
     height, width = (n // w for n, w in zip(x.shape[-2:], window, strict=True))
     trimmed = x[..., : height * window[0], : width * window[1]]
-    return trimmed.reshape(*x.shape[:-2], height, window[0], width, window[1]).sum((-3, -1))  # type: ignore[no-any-return]
+    return trimmed.reshape(*x.shape[:-2], height, window[0], width, window[1]).sum((-3, -1))
 
 
 def convolve(
-    x: NDArray[np.generic], weight: NDArray[np.generic], stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> NDArray[np.generic]:
+    x: NDArray[Any], weight: NDArray[Any], stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> NDArray[Any]:
     """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw), zero padding; as torch's conv2d."""
     out, fan_in, kh, kw = weight.shape
     x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
@@ -217,6 +218,6 @@ def convolve(
     return y
 
 
-def _per_channel(values: NDArray[np.generic], like: NDArray[np.generic]) -> NDArray[np.generic]:
+def _per_channel(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     """(channels,) shaped to broadcast over like (N, channels, ...)."""
     return values.reshape(-1, *(1,) * (like.ndim - 2))

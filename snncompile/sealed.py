@@ -84,17 +84,23 @@ def _swap(staging: Path, directory: Path) -> None:
 
 
 def read_program(directory: Path) -> Program:
-    """Loads a sealed directory. Raises CompileError: missing, another format version, or changed since it was sealed."""
+    """Loads a sealed directory. Raises CompileError: missing, another format version, or changed since sealing."""
     path = directory / PROGRAM
     if not path.is_file():
-        raise CompileError(str(directory), f"holds no {PROGRAM}", "give the folder that `snncompile MODEL -o DIR` wrote")
+        raise CompileError(
+            str(directory), f"holds no {PROGRAM}", "give the folder that `snncompile MODEL -o DIR` wrote"
+        )
     try:
         sealed = json.loads(path.read_text())
         seal, version = sealed.pop("seal"), sealed["format_version"]
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         raise CompileError(str(path), f"is damaged ({error})", "compile the model again") from error
     if version != FORMAT_VERSION:
-        raise CompileError(str(path), f"has format version {version}, this snncompile reads {FORMAT_VERSION}", "compile the model again")
+        raise CompileError(
+            str(path),
+            f"has format version {version}, this snncompile reads {FORMAT_VERSION}",
+            "compile the model again",
+        )
     if seal != _seal(sealed):
         raise CompileError(str(path), "was changed after it was sealed", "compile the model again")
     for name, expected in sealed["files"].items():
@@ -123,5 +129,3 @@ def _check_hash(path: Path, expected: str) -> None:
 
 def _seal(sealed: dict[str, Any]) -> str:
     return hashlib.sha256(json_bytes(sealed)).hexdigest()
-
-

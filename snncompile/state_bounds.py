@@ -10,7 +10,7 @@ from snncompile.quant_network import DECAY_ONE, IntArray, Population, QuantNetwo
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """Per channel: the least and largest summed input and state (u and v of all T steps); the signed widths that hold them."""
+    """Per channel: least and largest summed input, and state (u and v of all T steps); the widths that hold them."""
 
     input_low: IntArray
     input_high: IntArray

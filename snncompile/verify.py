@@ -5,7 +5,7 @@ network. The last three must be equal, spike for spike; between float and intege
 the first one is named with both membranes, the threshold and the cause.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,30 +16,25 @@ from numpy.typing import NDArray
 from snncompile import reference
 from snncompile.backend import Progress, load_backend, silent
 from snncompile.compile import run_passes
+from snncompile.divergence import Divergence, StageRun
 from snncompile.errors import CompileError, nearest
-from snncompile.network import MultiThresholdLIF, Network
+from snncompile.network import Network
 from snncompile.program import Program
-from snncompile.quant_network import DECAY_ONE, IntArray
+from snncompile.quant_network import IntArray
 from snncompile.sealed import NETWORK
 
 STAGES = ("float", "folded", "integer", "simulator", "lava")
-PAIRS = (("float", "folded"), ("folded", "integer"), ("float", "integer"), ("integer", "simulator"), ("simulator", "lava"))
+PAIRS = (
+    ("float", "folded"),
+    ("folded", "integer"),
+    ("float", "integer"),
+    ("integer", "simulator"),
+    ("simulator", "lava"),
+)
 EXACT = ("integer", "simulator", "lava")
 """Stages that must be equal."""
 
 CHUNK = 100
-TIE = 1e-9
-"""A float membrane closer to a threshold than this fraction of it counts as a tie."""
-
-
-@dataclass(eq=False)
-class StageRun:
-    """One stage over a chunk: level fired per layer (T, N, *shape), membranes where known, class (N,)."""
-
-    levels: Mapping[str, IntArray]
-    membranes: Mapping[str, NDArray[np.generic]]
-    prediction: NDArray[np.int64]
-    output: NDArray[np.generic]
 
 
 @dataclass(eq=False)
@@ -74,12 +69,15 @@ def verify_program(
     payloads = program.encode(x)
     networks = _float_networks(directory)
     tallies = [PairTally(a, b) for a, b in PAIRS if a in stages and b in stages]
+    divergence = Divergence(program, networks["folded"])
     hits = dict.fromkeys(stages, 0)
     for start in range(0, len(x), CHUNK):
         part = slice(start, start + CHUNK)
         runs = {stage: _run_stage(stage, directory, program, networks, x[part], payloads[part]) for stage in stages}
         for tally in tallies:
-            _compare(tally, runs[tally.a], runs[tally.b], program, networks["folded"], start)
+            _compare(tally, runs[tally.a], runs[tally.b])
+            if tally.first is None and (found := divergence.first(runs[tally.a], runs[tally.b])):
+                tally.first = {**found, "sample": start + found["sample"]}
         if y is not None:
             for stage, run in runs.items():
                 hits[stage] += int((run.prediction == y[part]).sum())
@@ -104,13 +102,18 @@ def _float_networks(directory: Path) -> dict[str, Network]:
 
 
 def _run_stage(
-    stage: str, directory: Path, program: Program, networks: dict[str, Network], x: NDArray[np.generic], payloads: IntArray
+    stage: str,
+    directory: Path,
+    program: Program,
+    networks: dict[str, Network],
+    x: NDArray[np.generic],
+    payloads: IntArray,
 ) -> StageRun:
     spiking = [p.name for p in program.network.populations if p.spiking]
     if stage in networks:
         trace = reference.run_float(networks[stage], x)
         levels = {n.name: _levels(trace.outputs[n.name], n.payload) for n in networks[stage].neurons}
-        return StageRun(levels, trace.membranes, trace.output.argmax(1), trace.output)
+        return StageRun(stage, levels, trace.membranes, trace.output.argmax(1), trace.output)
     if stage == "integer":
         exact = reference.run_integer(program.network, payloads)
         sent, membranes, output = exact.payloads, exact.membranes, exact.output
@@ -119,7 +122,7 @@ def _run_stage(
         sent, membranes, output = dict(run.payloads), {}, run.output
     by_name = program.network.populations_by_name
     levels = {name: _levels(sent[name], by_name[name].payload) for name in spiking}
-    return StageRun(levels, membranes, output.argmax(1), output)
+    return StageRun(stage, levels, membranes, output.argmax(1), output)
 
 
 def _levels(payloads: NDArray[np.generic], table: NDArray[np.generic]) -> IntArray:
@@ -129,7 +132,7 @@ def _levels(payloads: NDArray[np.generic], table: NDArray[np.generic]) -> IntArr
     return np.searchsorted(middles, np.asarray(payloads, np.float64), side="right")
 
 
-def _compare(tally: PairTally, a: StageRun, b: StageRun, program: Program, folded: Network, start: int) -> None:
+def _compare(tally: PairTally, a: StageRun, b: StageRun) -> None:
     for layer in a.levels:
         one, two = a.levels[layer], b.levels[layer]
         different = one != two
@@ -137,94 +140,14 @@ def _compare(tally: PairTally, a: StageRun, b: StageRun, program: Program, folde
         tally.spikes[layer] = tally.spikes.get(layer, 0) + int(((one > 0) | (two > 0)).sum())
         tally.differing[layer] = tally.differing.get(layer, 0) + int(different.sum())
         before = tally.rates.get(layer, (np.zeros(1), np.zeros(1)))
-        counts = tuple(total + (levels > 0).sum(axis=(0, 1)).ravel() for total, levels in zip(before, (one, two), strict=True))
+        counts = tuple(
+            total + (levels > 0).sum(axis=(0, 1)).ravel() for total, levels in zip(before, (one, two), strict=True)
+        )
         tally.rates[layer] = (counts[0], counts[1])
     if tally.a in EXACT:
         tally.outputs_differing += int((a.output != b.output).any(axis=1).sum())
     else:
         tally.outputs_differing += int((a.prediction != b.prediction).sum())
-    if tally.first is None:
-        tally.first = _first_difference(tally, a, b, program, folded, start)
-
-
-def _first_difference(
-    tally: PairTally, a: StageRun, b: StageRun, program: Program, folded: Network, start: int
-) -> dict[str, Any] | None:
-    """The first difference of the first sample that has one: earliest layer, then step, then neuron.
-
-    Up to there both stages saw the same spikes, so its cause lies in that very neuron.
-    """
-    samples = [int(s) for layer in a.levels for s in np.flatnonzero(_per_sample(a.levels[layer] != b.levels[layer]))]
-    if not samples:
-        return None
-    sample = min(samples)
-    for layer in a.levels:
-        where = np.argwhere(a.levels[layer][:, sample] != b.levels[layer][:, sample])
-        if len(where):
-            step, *neuron = (int(i) for i in where[0])
-            at = (step, sample, *neuron)
-            found = {
-                "layer": layer,
-                "neuron": neuron,
-                "sample": start + sample,
-                "step": step,
-                f"level_{tally.a}": int(a.levels[layer][at]),
-                f"level_{tally.b}": int(b.levels[layer][at]),
-            }
-            return {**found, **_evidence(tally, layer, at, a, b, program, folded)}
-    return None
-
-
-def _per_sample(different: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(T, N, ...) -> (N,)."""
-    return different.swapaxes(0, 1).reshape(different.shape[1], -1).any(axis=1)
-
-
-def _evidence(
-    tally: PairTally, layer: str, at: tuple[int, ...], a: StageRun, b: StageRun, program: Program, folded: Network
-) -> dict[str, Any]:
-    """Membranes in units of the float network, the nearest threshold, and the cause."""
-    if layer not in b.membranes:
-        return {"cause": f"{tally.b} does not compute the integer network: a fault of the backend"}
-    node = folded.by_name[layer]
-    assert isinstance(node, MultiThresholdLIF)  # noqa: S101 - layers compared are neurons
-    exact = float(a.membranes[layer][at])
-    value = float(b.membranes[layer][at])
-    cause = "rounding of float64"
-    if tally.b == "integer":
-        value *= float(program.host.state[layer][at[2]])
-        cause = _cause_of_rounding(layer, at, a, b, program, node)
-    threshold = float(node.thresholds[np.abs(node.thresholds - exact).argmin()])
-    if abs(exact - threshold) <= TIE * threshold:
-        cause = f"threshold tie: the float membrane lies on the threshold ({node.fire})"
-    return {f"membrane_{tally.a}": exact, f"membrane_{tally.b}": value, "threshold": threshold, "cause": cause}
-
-
-def _cause_of_rounding(
-    layer: str, at: tuple[int, ...], a: StageRun, b: StageRun, program: Program, node: MultiThresholdLIF
-) -> str:
-    """Runs the neuron again on the same integer inputs with the untruncated leak: if that mends it, the decay did it."""
-    population = program.network.populations_by_name[layer]
-    step, channel = at[0], at[2]
-    history = [(int(u), int(k)) for u, k in zip(_history(b.membranes[layer], at), _history(b.levels[layer], at), strict=True)]
-    before, exact = int(population.v0[channel]), float(population.v0[channel])
-    u_exact = 0.0
-    for u, k in history:
-        decayed = abs(before) * (DECAY_ONE - population.decay) >> 12
-        arriving = u - (decayed if before >= 0 else -decayed)
-        u_exact = node.leak * exact + arriving
-        removed = 0 if k == 0 else int(population.subtract[k - 1, channel])
-        before, exact = ((u - removed, u_exact - removed) if population.reset == "soft" else (0, 0.0) if k else (u, u_exact))
-    thresholds = population.thresholds[:, channel]
-    level = int((u_exact >= thresholds).sum() if population.fire == "ge" else (u_exact > thresholds).sum())
-    if step > 0 and level == int(a.levels[layer][at]):
-        return "decay truncation (12-bit decay, toward zero)"
-    return "rounding of weights, bias and threshold"
-
-
-def _history(steps: NDArray[np.generic], at: tuple[int, ...]) -> Iterator[Any]:
-    """Values of one neuron and sample from step 0 to the step of `at`."""
-    return iter(steps[(slice(0, at[0] + 1), *at[1:])])
 
 
 def _pair_report(tally: PairTally, samples: int, timesteps: int) -> dict[str, Any]:

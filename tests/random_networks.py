@@ -3,6 +3,7 @@
 import numpy as np
 
 from snncompile.chip import load_chip
+from snncompile.compile import run_passes
 from snncompile.network import (
     AvgPool2d,
     BatchNorm,
@@ -15,7 +16,6 @@ from snncompile.network import (
     Node,
     Readout,
 )
-from snncompile.compile import run_passes
 from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import HostScales, quantize
 
@@ -50,7 +50,7 @@ def batch_norm(rng: np.random.Generator, name: str, source: str, channels: int) 
 
 
 def conv_network(seed: int) -> Network:
-    """Input -> conv -> norm -> neuron -> pool -> conv -> neuron -> pool -> flatten -> linear -> norm -> neuron -> linear."""
+    """Two convolutions (the first with a norm), two pools, two linear layers (the first with a norm), three neurons."""
     rng = np.random.default_rng(seed)
     channels, a, b = (int(n) for n in rng.integers(1, 4, 3))
     groups = int(rng.choice([1, 2]))
@@ -63,7 +63,12 @@ def conv_network(seed: int) -> Network:
         stride=tuple(int(n) for n in rng.integers(1, 3, 2)), padding=tuple(int(n) for n in rng.integers(0, 3, 2)),
     )  # fmt: skip
     second = Conv2d(
-        "05_conv", ("04_pool",), rng.normal(0, 0.6, (b, a // groups, 2, 2)), rng.normal(0, 0.1, b), padding=(1, 1), groups=groups
+        "05_conv",
+        ("04_pool",),
+        rng.normal(0, 0.6, (b, a // groups, 2, 2)),
+        rng.normal(0, 0.1, b),
+        padding=(1, 1),
+        groups=groups,
     )
     nodes: list[Node] = [
         Input("00_input", (), (channels, height, width), scale=1 / 255),

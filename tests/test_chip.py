@@ -35,7 +35,10 @@ def _changed(change: Callable[[dict], object]) -> str:
         (lambda c: c["core"].update(neurons="many"), "core.neurons: Input should be a valid integer"),
         (lambda c: c["sources"][0]["covers"].remove("core"), "core.neurons has no source"),
         (lambda c: c["energy"][0].update(nominal=False), "exactly one energy set must be nominal"),
-        (lambda c: c["energy"][0].update(energy_synop_pj=-1), "energy.0.energy_synop_pj: Input should be greater than or equal to 0"),
+        (
+            lambda c: c["energy"][0].update(energy_synop_pj=-1),
+            "energy.0.energy_synop_pj: Input should be greater than or equal to 0",
+        ),
         (lambda c: c["time"].update(time_barrier_ns_by_routers={2: 5}), "needs an entry for 1 router"),
     ],
 )
@@ -47,7 +50,7 @@ def test_a_wrong_key_is_named(change: Callable[[dict], object], message: str) ->
 
 
 def test_what_is_no_yaml_is_refused(tmp_path) -> None:
-    with pytest.raises(CompileError, match="my.yaml: not YAML"):
+    with pytest.raises(CompileError, match=r"my\.yaml: not YAML"):
         parse_chip("a: [", "my.yaml")
     with pytest.raises(CompileError, match="cannot be read"):
         read_chip(tmp_path / "none.yaml")

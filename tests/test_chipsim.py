@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import program_of
 from random_networks import conv_network, images, random_network
+from snncompile.backends.chipsim.cost import Reception, Traffic, energy_report, event_counts, step_times_ns, time_report
 
 from snncompile import reference
 from snncompile.backend import load_backend
-from snncompile.backends.chipsim.cost import Reception, Traffic, energy_report, event_counts, step_times_ns, time_report
 from snncompile.chip import EnergySet, EventTime, load_chip
 from snncompile.mapping.activity import default_activity
 from snncompile.program import Program
@@ -56,7 +56,9 @@ def test_batches_give_what_one_batch_gives(monkeypatch: pytest.MonkeyPatch) -> N
     program = program_of(conv_network(5))
     x = images(program.network, samples=7, seed=1)
     whole = SIM.run(program, Path(), x, ["03_neuron"])
-    monkeypatch.setattr("snncompile.backends.chipsim.simulator.BATCH_STATES", 2 * program.neurons * program.network.timesteps)
+    monkeypatch.setattr(
+        "snncompile.backends.chipsim.simulator.BATCH_STATES", 2 * program.neurons * program.network.timesteps
+    )
     parts = SIM.run(program, Path(), x, ["03_neuron"])
     np.testing.assert_array_equal(whole.output, parts.output)
     np.testing.assert_array_equal(whole.payloads["03_neuron"], parts.payloads["03_neuron"])
@@ -64,7 +66,7 @@ def test_batches_give_what_one_batch_gives(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _two_layers_of_64() -> Traffic:
-    """Two layers of 64 neurons that always fire, one core each, dense, one step: the hand check of docs/benchmarks.md."""
+    """Two layers of 64 neurons that always fire, one core each, dense, one step."""
     ones = np.ones((1, 1, 2))
     return Traffic(
         neurons=np.array([64, 64]),
@@ -133,9 +135,7 @@ def test_the_estimate_is_the_cost_of_that_activity() -> None:
     activity = {name: np.ones_like(rates) for name, rates in default_activity(network).items()}
     estimate = SIM.estimate(program, activity)
     assert estimate is not None
-    every = sum(
-        _synapses_of(program, s.name) * network.timesteps for s in network.synapses
-    )
+    every = sum(_synapses_of(program, s.name) * network.timesteps for s in network.synapses)
     assert estimate["synops"] == pytest.approx(every)
     assert estimate["spikes"] == pytest.approx(program.neurons * network.timesteps)
 

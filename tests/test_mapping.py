@@ -54,7 +54,9 @@ def _owners(network: QuantNetwork, graph: CoreGraph) -> dict[str, np.ndarray]:
 @settings(max_examples=15)
 def test_partition_counts_resources_exactly(seed: int, neurons: int) -> None:
     network, _ = quantized(random_network(seed))
-    chip = load_chip("loihi2").model_copy(update={"core": load_chip("loihi2").core.model_copy(update={"neurons": neurons})})
+    chip = load_chip("loihi2").model_copy(
+        update={"core": load_chip("loihi2").core.model_copy(update={"neurons": neurons})}
+    )
     graph = partition(network, chip)
     verify(graph, network, chip)
     owners = _owners(network, graph)
@@ -71,10 +73,16 @@ def test_partition_counts_resources_exactly(seed: int, neurons: int) -> None:
             usage["axons_in"][core] += len(set(pooled[reaching].tolist()))
             if synapses.kind == "linear":
                 lists = {int(axon): int(onto[i].sum()) for i, axon in enumerate(pooled) if reaching[i]}
-                usage["synapse_words"][core] += sum(int(row_words(np.array(n), synapses.weight_bits, chip)) for n in lists.values())
+                usage["synapse_words"][core] += sum(
+                    int(row_words(np.array(n), synapses.weight_bits, chip)) for n in lists.values()
+                )
             else:
-                channels = len({int(i) // int(np.prod(target.shape[1:])) for i in np.flatnonzero(owners[target.name] == core)})
-                usage["synapse_words"][core] += -(-channels * int(np.prod(synapses.weight.shape[1:])) * synapses.weight_bits // 64)
+                channels = len(
+                    {int(i) // int(np.prod(target.shape[1:])) for i in np.flatnonzero(owners[target.name] == core)}
+                )
+                usage["synapse_words"][core] += -(
+                    -channels * int(np.prod(synapses.weight.shape[1:])) * synapses.weight_bits // 64
+                )
             if synapses.source != network.input_name:
                 np.add.at(usage["axons_out"], owners[synapses.source][reaching], 1)
     for number, core in enumerate(graph.cores):
@@ -101,7 +109,9 @@ def test_traffic_equals_brute_force(seed: int) -> None:
     for synapses in network.synapses:
         target = network.target_of(synapses).name
         spikes = (trace.payloads[synapses.source][0] != 0).reshape(2, *shape3(network.shape_of(synapses.source)))
-        counter = LayerCounter.of(connectivity(network, synapses), graph.grids.get(synapses.source), graph.grids[target])
+        counter = LayerCounter.of(
+            connectivity(network, synapses), graph.grids.get(synapses.source), graph.grids[target]
+        )
         counts = dense(network, synapses)
         flat = spikes.reshape(2, -1)
         cores = graph.cores_of(target)
@@ -123,13 +133,17 @@ def test_tile_sums_add_up_to_all() -> None:
 
 def test_a_network_too_big_names_cores_and_layers() -> None:
     network, _ = quantized(conv_network(13), chip="tiny")
-    with pytest.raises(CompileError, match=r"--target tiny: \d+ cores needed, the chip has 8 \(03_neuron \d+, .*\); use a larger chip"):
+    with pytest.raises(
+        CompileError, match=r"--target tiny: \d+ cores needed, the chip has 8 \(03_neuron \d+, .*\); use a larger chip"
+    ):
         partition(network, load_chip("tiny"))
 
 
 def test_a_neuron_too_big_for_a_core_names_layer_resource_and_limit() -> None:
     network, _ = quantized(conv_network(1))
-    small = load_chip("loihi2").model_copy(update={"core": load_chip("loihi2").core.model_copy(update={"axons_in": 3, "synapse_words": 1})})
+    small = load_chip("loihi2").model_copy(
+        update={"core": load_chip("loihi2").core.model_copy(update={"axons_in": 3, "synapse_words": 1})}
+    )
     with pytest.raises(CompileError) as caught:
         partition(network, small)
     assert "03_neuron needs for one neuron alone" in caught.value.problem
@@ -140,14 +154,28 @@ def test_a_neuron_too_big_for_a_core_names_layer_resource_and_limit() -> None:
 def test_dense_rows_cost_what_intels_compiler_prints() -> None:
     """Words per input axon for n synapses of w bits: values in the printouts named in the chip's sources."""
     chip = load_chip("loihi2")
-    printed = {(1, 8): 1, (9, 8): 3, (10, 8): 3, (17, 8): 5, (50, 5): 12, (50, 6): 13, (50, 8): 15, (100, 5): 24, (100, 6): 26}
+    printed = {
+        (1, 8): 1,
+        (9, 8): 3,
+        (10, 8): 3,
+        (17, 8): 5,
+        (50, 5): 12,
+        (50, 6): 13,
+        (50, 8): 15,
+        (100, 5): 24,
+        (100, 6): 26,
+    }
     assert {(n, w): int(row_words(np.array(n), w, chip)) for n, w in printed} == printed
 
 
 @pytest.mark.parametrize(("width", "height"), [(8, 4), (4, 8), (2, 2), (3, 5), (1, 6)])
 def test_placements_use_every_core_once(width: int, height: int) -> None:
     mesh = Mesh(width=width, height=height, cores_per_router=4)
-    for placement in (place_hilbert(mesh.cores, mesh), place_row_major(mesh.cores, mesh), place_random(mesh.cores, mesh, 0)):
+    for placement in (
+        place_hilbert(mesh.cores, mesh),
+        place_row_major(mesh.cores, mesh),
+        place_random(mesh.cores, mesh, 0),
+    ):
         taken = set(zip(placement.x.tolist(), placement.y.tolist(), placement.slot.tolist(), strict=True))
         assert len(taken) == mesh.cores
         assert placement.x.max() < width

@@ -20,7 +20,7 @@ def test_two_steps_by_hand() -> None:
 
 
 def test_hard_reset_with_one_level_is_the_tdbn_neuron() -> None:
-    """u = tau * u_prev * (1 - o_prev) + x; o = [u > V_th] (arXiv 2011.05280, as its public re-implementations have it)."""
+    """u = tau * u_prev * (1 - o_prev) + x; o = [u > V_th] (arXiv 2011.05280, as re-implemented in public)."""
     layer = MultiThresholdLIF(threshold=0.2, levels=1, leak=0.25, reset="hard", fire="gt")
     x = torch.from_numpy(np.random.default_rng(0).normal(0.1, 0.3, (6, 5, 7)))
     u, o = torch.zeros_like(x[0]), torch.zeros_like(x[0])

@@ -100,12 +100,22 @@ _NORM = BatchNorm("norm", ("x",), *(np.ones(2) for _ in range(4)), eps=1e-5)
             _chain(_CONV, BatchNorm("norm", ("conv",), *(np.ones(2),) * 4, eps=1e-5), Readout("r", ("norm", "conv"))),
             "norm: follows conv (Conv2d), which others read too",
         ),
-        (FoldAvgPool(), _chain(_CONV, AvgPool2d("pool", ("conv",), (2, 2)), Readout("r", ("pool",))), "pool: pools conv (Conv2d)"),
-        (FoldAvgPool(), _chain(AvgPool2d("pool", ("x",), (2, 2)), neuron(_RNG, "n", "pool"), Readout("r", ("n",))), "pool: is read by n"),
+        (
+            FoldAvgPool(),
+            _chain(_CONV, AvgPool2d("pool", ("conv",), (2, 2)), Readout("r", ("pool",))),
+            "pool: pools conv (Conv2d)",
+        ),
+        (
+            FoldAvgPool(),
+            _chain(AvgPool2d("pool", ("x",), (2, 2)), neuron(_RNG, "n", "pool"), Readout("r", ("n",))),
+            "pool: is read by n",
+        ),
         (FoldFlatten(), _chain(Flatten("flat", ("x",)), Readout("r", ("flat",))), "flat: is read by r (Readout)"),
         (
             FoldPayload(),
-            _chain(MultiThresholdLIF("n", ("x",), *(np.array([1.0, 2.5]),) * 3, 1.0, "soft", "ge"), Readout("r", ("n",))),
+            _chain(
+                MultiThresholdLIF("n", ("x",), *(np.array([1.0, 2.5]),) * 3, 1.0, "soft", "ge"), Readout("r", ("n",))
+            ),
             "n: payloads [1.0, 2.5] are not positive integer multiples of the first",
         ),
         (AlignDelays(), _chain(neuron(_RNG, "n", "x"), Readout("r", ("n",))), "n: is fed by x (Input)"),
@@ -117,7 +127,10 @@ _NORM = BatchNorm("norm", ("x",), *(np.ones(2) for _ in range(4)), eps=1e-5)
     ],
 )
 def test_refuses(apply: Callable[[Network], Network], network: Network, message: str) -> None:
-    with pytest.raises(CompileError, match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("[", r"\[").replace("]", r"\]")):
+    with pytest.raises(
+        CompileError,
+        match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("[", r"\[").replace("]", r"\]"),
+    ):
         apply(network)
 
 
@@ -126,12 +139,26 @@ def test_refuses(apply: Callable[[Network], Network], network: Network, message:
     [
         (Network((Input("x", (), (2,)), Readout("r", ("y",))), 1), "r: reads 'y', which is not before it"),
         (Network((Input("x", (), (2,)), Readout("r", ("x",))), 0), "network: 0 time steps"),
-        (_chain(Linear("l", ("x",), np.full((3, 32), np.nan), np.zeros(3)), Readout("r", ("l",))), "l: weight holds NaN"),
-        (_chain(Linear("l", ("x",), np.ones((3, 31)), np.zeros(3)), Readout("r", ("l",))), "l: takes 31 features, its input .* gives 32"),
-        (_chain(Linear("x", ("x",), np.ones((3, 32)), np.zeros(3)), Readout("r", ("x",))), "x: two layers have this name"),
-        (_chain(AvgPool2d("p", ("x",), (5, 5)), Readout("r", ("p",))), "p: a pool window of .* is larger than its input"),
         (
-            _chain(MultiThresholdLIF("n", ("x",), *(np.array([1.0, 0.5]),) * 3, 1.0, "soft", "ge"), Readout("r", ("n",))),
+            _chain(Linear("l", ("x",), np.full((3, 32), np.nan), np.zeros(3)), Readout("r", ("l",))),
+            "l: weight holds NaN",
+        ),
+        (
+            _chain(Linear("l", ("x",), np.ones((3, 31)), np.zeros(3)), Readout("r", ("l",))),
+            "l: takes 31 features, its input .* gives 32",
+        ),
+        (
+            _chain(Linear("x", ("x",), np.ones((3, 32)), np.zeros(3)), Readout("r", ("x",))),
+            "x: two layers have this name",
+        ),
+        (
+            _chain(AvgPool2d("p", ("x",), (5, 5)), Readout("r", ("p",))),
+            "p: a pool window of .* is larger than its input",
+        ),
+        (
+            _chain(
+                MultiThresholdLIF("n", ("x",), *(np.array([1.0, 0.5]),) * 3, 1.0, "soft", "ge"), Readout("r", ("n",))
+            ),
             "n: thresholds are .*; they must be positive and increasing",
         ),
         (

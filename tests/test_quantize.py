@@ -28,7 +28,11 @@ def _adversary(network: QuantNetwork, rng: np.random.Generator, samples: int) ->
     synapses = network.outputs_of(network.input_name)[0]
     shape = (samples, *network.input_shape)
     out = rng.integers(0, len(synapses.weight), samples)
-    signs = np.sign(synapses.weight[out].mean(axis=tuple(range(2, synapses.weight.ndim)))) if synapses.kind == "conv" else None
+    signs = (
+        np.sign(synapses.weight[out].mean(axis=tuple(range(2, synapses.weight.ndim))))
+        if synapses.kind == "conv"
+        else None
+    )
     if signs is None or signs.shape[1] != shape[1]:
         chosen = rng.random(shape) < 0.5
     else:
@@ -54,7 +58,9 @@ def test_no_input_breaks_the_proof(seed: int) -> None:
 def test_the_proof_is_tight_where_it_can_be() -> None:
     """One linear layer, no leak: the bound is reached by the input that the signs of the weights ask for."""
     weight = np.array([[0.5, -0.25, 0.1], [-0.3, 0.2, 0.4]])
-    network = Network((Input("x", (), (3,)), Linear("l", ("x",), weight, np.array([0.1, -0.2])), Readout("r", ("l",))), 3)
+    network = Network(
+        (Input("x", (), (3,)), Linear("l", ("x",), weight, np.array([0.1, -0.2])), Readout("r", ("l",))), 3
+    )
     integers, _ = quantized(network)
     bounds = prove(integers, integers.readout)
     x = 255 * np.array([[1, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0]])
@@ -86,11 +92,21 @@ def test_verify_finds_a_planted_fault(fault: str) -> None:
     network, _ = quantized(conv_network(1))
     synapses, population = network.synapses[1], network.populations[1]
     changed = {
-        "weight": replace(network, synapses=(network.synapses[0], replace(synapses, weight=synapses.weight * 40), *network.synapses[2:])),
-        "state_bits": replace(
-            network, populations=(network.populations[0], replace(population, state_bits=population.state_bits - 1), *network.populations[2:])
+        "weight": replace(
+            network,
+            synapses=(network.synapses[0], replace(synapses, weight=synapses.weight * 40), *network.synapses[2:]),
         ),
-        "delay": replace(network, synapses=(network.synapses[0], replace(synapses, delay_steps=2), *network.synapses[2:])),
+        "state_bits": replace(
+            network,
+            populations=(
+                network.populations[0],
+                replace(population, state_bits=population.state_bits - 1),
+                *network.populations[2:],
+            ),
+        ),
+        "delay": replace(
+            network, synapses=(network.synapses[0], replace(synapses, delay_steps=2), *network.synapses[2:])
+        ),
     }[fault]
     with pytest.raises(InternalError, match=synapses.name if fault != "state_bits" else population.name):
         quant_network.verify(changed)
@@ -108,14 +124,21 @@ def test_weights_thresholds_and_bias_are_within_half_a_unit(seed: int) -> None:
         for synapses in integers.inputs_of(population):
             source = 1 / 255 if synapses.source == integers.input_name else 1.0
             wide = unit.reshape(-1, *(1,) * (synapses.weight.ndim - 1)) * 2**synapses.exponent
-            assert (np.abs(synapses.weight * wide - network.by_name[synapses.name].weight * source) <= 0.5 * wide * (1 + 1e-9)).all()
+            assert (
+                np.abs(synapses.weight * wide - network.by_name[synapses.name].weight * source)
+                <= 0.5 * wide * (1 + 1e-9)
+            ).all()
         if isinstance(node, MultiThresholdLIF):
             assert (np.abs(population.thresholds * unit - node.thresholds[:, None]) <= 0.5 * unit * (1 + 1e-9)).all()
 
 
 def test_the_shift_is_reduced_until_the_state_fits() -> None:
     def layer(fan_in: int) -> Network:
-        nodes = (Input("x", (), (fan_in,)), Linear("l", ("x",), np.ones((2, fan_in)), np.zeros(2)), Readout("r", ("l",)))
+        nodes = (
+            Input("x", (), (fan_in,)),
+            Linear("l", ("x",), np.ones((2, fan_in)), np.zeros(2)),
+            Readout("r", ("l",)),
+        )
         return Network(nodes, 4)
 
     narrow, wide = (quantized(layer(n))[0].synapses[0].exponent for n in (1, 60))

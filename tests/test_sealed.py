@@ -25,7 +25,9 @@ def test_plain_form_is_the_identity(seed: int) -> None:
     assert json_bytes(to_plain(again)[0]) == json_bytes(description)
     assert npz_bytes(to_plain(again)[1]) == npz_bytes(arrays)
     x = images(program.network, 2, seed)
-    np.testing.assert_array_equal(reference.run_integer(again.network, x).output, reference.run_integer(program.network, x).output)
+    np.testing.assert_array_equal(
+        reference.run_integer(again.network, x).output, reference.run_integer(program.network, x).output
+    )
 
 
 def test_written_twice_gives_the_same_bytes_and_loads(tmp_path: Path) -> None:
@@ -55,8 +57,16 @@ def test_replaces_an_earlier_program_and_nothing_else(tmp_path: Path) -> None:
     ("file", "change", "message"),
     [
         ("arrays.npz", lambda data: data[:-1] + b"!", r"arrays.npz: was changed after it was sealed"),
-        ("program.json", lambda data: data.replace(b'"timesteps": ', b'"timesteps": 1'), "program.json: was changed after it was sealed"),
-        ("program.json", lambda data: data.replace(b'"format_version": 1', b'"format_version": 99'), "has format version 99, this .* reads 1"),
+        (
+            "program.json",
+            lambda data: data.replace(b'"timesteps": ', b'"timesteps": 1'),
+            "program.json: was changed after it was sealed",
+        ),
+        (
+            "program.json",
+            lambda data: data.replace(b'"format_version": 1', b'"format_version": 99'),
+            "has format version 99, this .* reads 1",
+        ),
         ("program.json", lambda data: data[:100], "program.json: is damaged"),
         ("program.json", lambda data: b"[]", "program.json: is damaged"),
         ("report.json", None, "report.json: is missing from the sealed folder"),
@@ -82,7 +92,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_narrowed_keeps_the_integers() -> None:
-    for values, kind in (([-128, 127], np.int8), ([-129], np.int16), ([1 << 20], np.int32), ([1 << 40], np.int64), ([], np.int8)):
+    for values, kind in (
+        ([-128, 127], np.int8),
+        ([-129], np.int16),
+        ([1 << 20], np.int32),
+        ([1 << 40], np.int64),
+        ([], np.int8),
+    ):
         array = np.array(values, np.int64)
         assert narrowed(array).dtype == kind
         assert narrowed(array).tolist() == values

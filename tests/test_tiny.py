@@ -4,8 +4,8 @@ import numpy as np
 from random_networks import conv_network, images, quantized
 
 from snncompile import reference
-from snncompile.mapping.partition import partition, verify
 from snncompile.chip import load_chip
+from snncompile.mapping.partition import partition, verify
 
 
 def test_float_network_becomes_integers_on_cores() -> None:

@@ -10,6 +10,7 @@ from programs import program_of
 from snncompile import reference
 from snncompile import verify as chain
 from snncompile.data import load_samples
+from snncompile.divergence import Divergence, StageRun
 from snncompile.errors import CompileError
 from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout
 from snncompile.sealed import read_program
@@ -115,12 +116,16 @@ def test_truncation_of_the_leak_is_told_from_rounding() -> None:
     assert exact > u[4, 0, 0] + 1
     silent, fired = np.zeros((5, 1, 1), np.int64), np.zeros((5, 1, 1), np.int64)
     fired[4] = 1
-    a, b = (chain.StageRun({"n": k}, {"n": u}, np.zeros(1, np.int64), np.zeros((1, 1))) for k in (fired, silent))
+    a, b = (
+        StageRun(name, {"n": k}, {"n": u}, np.zeros(1, np.int64), np.zeros((1, 1)))
+        for name, k in (("folded", fired), ("integer", silent))
+    )
 
     def cause(threshold: int) -> str:
         moved = replace(population, thresholds=np.array([[threshold]]))
         network = replace(program.network, populations=(moved, *program.network.populations[1:]))
-        return chain._cause_of_rounding("n", (4, 0, 0), a, b, replace(program, network=network), node)
+        divergence = Divergence(replace(program, network=network), Network(nodes, 5))
+        return divergence.cause_of_rounding(node, (4, 0, 0), a, b)
 
     assert cause(int(exact)) == "decay truncation (12-bit decay, toward zero)"
     assert cause(int(exact) + 2) == "rounding of weights, bias and threshold"

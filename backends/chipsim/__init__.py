@@ -1,5 +1,5 @@
 """The chip simulator: exact integer function, then time and energy from its counts."""
 
-from snncompile.backends.chipsim.simulator import ChipSim
+from .simulator import ChipSim
 
 __all__ = ["ChipSim"]

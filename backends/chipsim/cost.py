@@ -134,7 +134,7 @@ def step_times_ns(traffic: Traffic, chip: Chip, routers: int) -> NDArray[np.floa
 
 
 def latency_us(step_ns: NDArray[np.float64], traffic: Traffic) -> float:
-    """Mean time from the first step of a sample's input to its last step at the deepest population, others in flight."""
+    """Mean time from the first step of a sample's input to its last at the deepest population, others in flight."""
     steps = traffic.timesteps + int(traffic.depth.max())
     ends = np.concatenate([[0.0], np.cumsum(step_ns)])
     starts = np.arange(traffic.samples) * traffic.timesteps

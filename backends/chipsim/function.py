@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from snncompile import reference
-from snncompile.backends.chipsim.neurons import step
 from snncompile.mapping.connectivity import shape3
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
+
+from .neurons import step
 
 EXACT_FLOAT32 = 1 << 24
 EXACT_FLOAT64 = 1 << 53
@@ -22,7 +23,7 @@ EXACT_FLOAT64 = 1 << 53
 
 @dataclass(frozen=True, eq=False)
 class LayerSteps:
-    """One population over a batch: payloads (T, B, C, H, W), which neurons were updated (same), readout state (B, n)."""
+    """One population over a batch: payloads and which neurons were updated (T, B, C, H, W); last state (B, n)."""
 
     population: Population
     payloads: NDArray[np.int32]
@@ -39,7 +40,7 @@ class FunctionEngine:
 
     def __init__(self, network: QuantNetwork) -> None:
         self.network = network
-        torch.backends.nnpack.set_flags(False)  # its Winograd transforms are not exact on integers
+        torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]  # its Winograd transforms are not exact on integers
         self._currents = {s.name: _Current(network, s) for s in network.synapses}
 
     def run(self, payloads: NDArray[np.integer]) -> Iterator[LayerSteps]:
@@ -80,7 +81,9 @@ class _Current:
         shape = self.network.shape_of(self.synapses.source)
         image = generator.integers(0, self.network.payload_max_of(self.synapses.source) + 1, (1, *shape))
         weight = torch.from_numpy(self.synapses.weight.copy()).to(dtype)
-        ours = self._product(torch.from_numpy(image).to(dtype), weight).numpy().astype(np.int64) << self.synapses.exponent
+        ours = (
+            self._product(torch.from_numpy(image).to(dtype), weight).numpy().astype(np.int64) << self.synapses.exponent
+        )
         return np.array_equal(ours, reference.integer_current(self.synapses, image))
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -98,7 +101,8 @@ class _Current:
         if self.weight is None:
             raise OverflowError(self.synapses.name)
         x = torch.from_numpy(np.ascontiguousarray(payloads)).to(self.dtype)
-        product = self._product(x.flatten(0, 1), self.weight).unflatten(0, x.shape[:2])
+        target = self.network.target_of(self.synapses).shape
+        product = self._product(x.flatten(0, 1), self.weight).reshape(*x.shape[:2], *target)
         current = product.to(torch.int64).numpy() << self.synapses.exponent
         return np.broadcast_to(current, (timesteps, *current.shape[1:]))
 

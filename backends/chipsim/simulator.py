@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.backend import Activity, Progress, Run, silent
-from snncompile.backends.chipsim.cost import Counts, Reception, Traffic, energy_report, event_counts, time_report
 from snncompile.mapping.connectivity import connectivity, shape3
 from snncompile.mapping.place import hops
 from snncompile.mapping.traffic import LayerCounter, tile_sums
 from snncompile.program import Program
 from snncompile.quant_network import IntArray
+
+from .cost import Counts, Reception, Traffic, energy_report, event_counts, time_report
 
 BATCH_STATES = 4_000_000
 """Neuron states a batch may hold at once (about 100 bytes each over T steps), which bounds memory."""
@@ -43,7 +44,9 @@ class ChipSim:
 
         counter.add_input(repeated(network.input_name))
         for population in network.populations:
-            counter.add(population.name, repeated(population.name), np.ones((network.timesteps, samples, *population.shape)))
+            counter.add(
+                population.name, repeated(population.name), np.ones((network.timesteps, samples, *population.shape))
+            )
         return cost_of(program, counter.traffic())
 
     def run(
@@ -55,7 +58,7 @@ class ChipSim:
         progress: Progress = silent,
     ) -> Run:
         """Exact integer run; cost holds energy, time and counts. `directory` is not used: all is in the program."""
-        from snncompile.backends.chipsim.function import FunctionEngine  # noqa: PLC0415 - torch and numba load here
+        from .function import FunctionEngine  # noqa: PLC0415 - torch and numba load here
 
         start = time.perf_counter()
         engine = FunctionEngine(program.network)
@@ -127,7 +130,9 @@ class _TrafficCounter:
         self._parts: dict[str, list[_Part]] = {p.name: [] for p in network.populations}
         self._received: dict[str, list[tuple[Counts, Counts]]] = {s.name: [] for s in network.synapses}
         self._counters = {
-            s.name: LayerCounter.of(connectivity(network, s), graph.grids.get(s.source), graph.grids[network.target_of(s).name])
+            s.name: LayerCounter.of(
+                connectivity(network, s), graph.grids.get(s.source), graph.grids[network.target_of(s).name]
+            )
             for s in network.synapses
         }
 
@@ -172,7 +177,9 @@ class _TrafficCounter:
         def steps(values: Counts) -> Counts:
             return values.reshape(-1, network.timesteps, *values.shape[1:])
 
-        hop = [np.sum([np.concatenate([b.hops[axis] for b in batches]) for batches in parts], axis=0) for axis in (0, 1)]
+        hop = [
+            np.sum([np.concatenate([b.hops[axis] for b in batches]) for batches in parts], axis=0) for axis in (0, 1)
+        ]
         depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
         receptions = tuple(
             Reception(
@@ -184,7 +191,9 @@ class _TrafficCounter:
         )
         return Traffic(
             neurons=np.array([core.usage["neurons"] for core in graph.cores]),
-            depth=np.repeat([p.depth for p in network.populations], [graph.grids[p.name].tiles for p in network.populations]),
+            depth=np.repeat(
+                [p.depth for p in network.populations], [graph.grids[p.name].tiles for p in network.populations]
+            ),
             updated=steps(per_core("updated")),
             fired=steps(per_core("fired")),
             packets_out=steps(per_core("packets_out")),

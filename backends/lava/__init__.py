@@ -7,8 +7,8 @@ from snncompile.backend import Progress, Run, silent
 from snncompile.errors import CompileError, nearest
 from snncompile.quant_network import IntArray
 
-from .emit import emit as emit_program  # noqa: TID251 - relative: mypy follows it, package-dir mapping or not
-from .runtime import require_lava, run_program  # noqa: TID251
+from .emit import emit as emit_program
+from .runtime import require_lava, run_program
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from snncompile.frontend.untrusted import shown
 
 MIB = 2**20
 DEEPEST = 16
-MOST_ENTRIES = 200_000
+MOST_ENTRIES = 50_000
 RE_EXPORT = "export the model again"
 
 Tree = dict[str, Any]
@@ -25,9 +25,9 @@ Tree = dict[str, Any]
 def read_tree(path: Path) -> Tree:
     """Everything in the file, read once.
 
-    Refuses (CompileError): what is no HDF5 file or a damaged one; links out of the file; nesting deeper than 16; more
-    than 200,000 entries; arrays of more than 256 MiB + 100 times the file's size (at most 4 GiB) together; types other
-    than numbers and text.
+    Refuses (CompileError): what is no HDF5 file or a damaged one; links out of the file, or to one entry twice; nesting
+    deeper than 16; more than 50,000 entries; arrays of more than 256 MiB + 100 times the file's size (at most 4 GiB)
+    together; types other than numbers and text.
     """
     if not path.is_file():
         raise CompileError(str(path), "is a directory, not a file" if path.is_dir() else "no such file")
@@ -51,6 +51,7 @@ class _Reader:
     def __init__(self, path: Path, bytes_allowed: int) -> None:
         self.path, self.bytes_allowed = path, bytes_allowed
         self.bytes_read = self.entries = 0
+        self.addresses: set[int] = set()
 
     def refuse(self, name: str, problem: str, hint: str = RE_EXPORT) -> CompileError:
         return CompileError(f"{self.path}: {shown(name) or 'the file'}", problem, hint)
@@ -69,6 +70,10 @@ class _Reader:
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise self.refuse(where, "is a link to elsewhere", "a model is one file")
             item = group[key]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in self.addresses:
+                raise self.refuse(where, "is another entry of the file once more")
+            self.addresses.add(address)
             tree[key] = (
                 self.group(item, where, depth + 1) if isinstance(item, h5py.Group) else self.dataset(item, where)
             )

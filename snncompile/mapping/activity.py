@@ -39,5 +39,7 @@ def packet_flow(network: QuantNetwork, graph: CoreGraph, activity: Activity) -> 
         target = network.target_of(synapses).name
         counter = LayerCounter.of(connectivity(network, synapses), graph.grids[synapses.source], graph.grids[target])
         rates = activity[synapses.source].reshape(1, *shape3(network.shape_of(synapses.source)))
-        flow[np.ix_(graph.cores_of(synapses.source), graph.cores_of(target))] += counter.packets(rates)[0] * network.timesteps
+        flow[np.ix_(graph.cores_of(synapses.source), graph.cores_of(target))] += (
+            counter.packets(rates)[0] * network.timesteps
+        )
     return flow

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Grid:
 
 
 def _ranges(edges: IntArray) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
     if len(graph.cores) > chip.mesh.cores:
         per_layer = ", ".join(f"{name} {grid.tiles}" for name, grid in ordered.items())
         raise CompileError(
-            f"--target {chip.name}", f"{len(graph.cores)} cores needed, the chip has {chip.mesh.cores} ({per_layer})", "use a larger chip"
+            f"--target {chip.name}",
+            f"{len(graph.cores)} cores needed, the chip has {chip.mesh.cores} ({per_layer})",
+            "use a larger chip",
         )
     return graph
 
@@ -126,7 +129,9 @@ def verify(graph: CoreGraph, network: QuantNetwork, chip: Chip) -> None:
     for number, core in enumerate(graph.cores):
         for resource in RESOURCES:
             if core.usage[resource] > getattr(chip.core, resource):
-                raise CompileError(f"core {number}", f"{resource} {core.usage[resource]}, limit {getattr(chip.core, resource)}")
+                raise CompileError(
+                    f"core {number}", f"{resource} {core.usage[resource]}, limit {getattr(chip.core, resource)}"
+                )
 
 
 def row_words(synapses_per_axon: IntArray, weight_bits: int, chip: Chip) -> IntArray:
@@ -165,12 +170,14 @@ class _Layer:
         return Grid(options[0][c], options[1][y], options[2][x])
 
     def _largest(self, options: list[list[IntArray]]) -> dict[str, IntArray]:
-        """Largest use over the tiles, for every tiling (channel, row, column options); exact for one layer of synapses."""
+        """Largest use over the tiles, per tiling (channel, row, column options); exact for one layer of synapses."""
         sizes = [np.array([np.diff(edges).max() for edges in axis]) for axis in options]
         shape = tuple(len(axis) for axis in options)
         words, axons_in, axons_out = (np.zeros(shape, np.int64) for _ in range(3))
         for synapses in self.network.inputs_of(self.population):
-            reached = self._per_axis(self.links[synapses.name].axon_axes, options, lambda counts: (counts > 0).sum(0).max())
+            reached = self._per_axis(
+                self.links[synapses.name].axon_axes, options, lambda counts: (counts > 0).sum(0).max()
+            )
             axons = _outer(*reached)
             axons_in += axons
             words += self._words(synapses, sizes[0], axons)
@@ -197,11 +204,14 @@ class _Layer:
 
     @staticmethod
     def _per_axis(
-        axes: tuple[IntArray, IntArray, IntArray], options: list[list[IntArray]], measure: Callable[[IntArray], np.int64]
+        axes: tuple[IntArray, IntArray, IntArray],
+        options: list[list[IntArray]],
+        measure: Callable[[IntArray], np.int64],
     ) -> list[IntArray]:
         """measure(synapse counts summed over each tile) for every option of every axis."""
         return [
-            np.array([measure(block_sums(matrix, edges)) for edges in splits]) for matrix, splits in zip(axes, options, strict=True)
+            np.array([measure(block_sums(matrix, edges)) for edges in splits])
+            for matrix, splits in zip(axes, options, strict=True)
         ]
 
     def _targets_per_source(self) -> Iterator[list[IntArray]]:
@@ -235,7 +245,9 @@ class _Layer:
         used = {resource: np.zeros(grid.splits, np.int64) for resource in RESOURCES}
         used["neurons"] = _outer(*(np.diff(edges) for edges in grid.axes))
         for synapses in self.network.inputs_of(self.population):
-            counts = [block_sums(m, edges) for m, edges in zip(self.links[synapses.name].axon_axes, grid.axes, strict=True)]
+            counts = [
+                block_sums(m, edges) for m, edges in zip(self.links[synapses.name].axon_axes, grid.axes, strict=True)
+            ]
             axons = _outer(*((count > 0).sum(0) for count in counts))
             used["axons_in"] = used["axons_in"] + axons
             used["synapse_words"] = used["synapse_words"] + self._words(synapses, np.diff(grid.channels), axons)

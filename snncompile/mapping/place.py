@@ -90,7 +90,9 @@ def link_loads(flow: Counts, placement: Placement, mesh: Mesh) -> NDArray[np.flo
     """
     loads = np.zeros((4, mesh.height, mesh.width))
     for source, target in np.argwhere(flow > 0):
-        x0, y0, x1, y1 = (int(v) for v in (placement.x[source], placement.y[source], placement.x[target], placement.y[target]))
+        x0, y0, x1, y1 = (
+            int(v) for v in (placement.x[source], placement.y[source], placement.x[target], placement.y[target])
+        )
         packets = flow[source, target]
         if x1 > x0:
             loads[0, y0, x0:x1] += packets

@@ -28,10 +28,10 @@ class DirectCoding(nn.Module):
 class PerStep(nn.Sequential):
     """Applies stateless layers to every step: `[T, B, ...] -> [T*B, ...] -> layers -> [T, B, ...]`."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         steps, batch = x.shape[:2]
-        y: Tensor = super().forward(x.flatten(0, 1))
-        return y.unflatten(0, (steps, batch))
+        y: Tensor = super().forward(x.flatten(0, 1))  # type: ignore[no-untyped-call]
+        return y.reshape(steps, batch, *y.shape[1:])
 
 
 class MeanReadout(nn.Module):
@@ -39,5 +39,3 @@ class MeanReadout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(0)
-
-

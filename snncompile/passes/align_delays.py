@@ -39,7 +39,11 @@ class AlignDelays:
     def _synapses(network: Network, name: str, target: Node) -> Conv2d | Linear:
         node = network.by_name[name]
         if not isinstance(node, SYNAPSES):
-            raise CompileError(target.name, f"is fed by {name} ({node.kind})", "a convolution or linear layer must come between")
+            raise CompileError(
+                target.name, f"is fed by {name} ({node.kind})", "a convolution or linear layer must come between"
+            )
         if len(network.users(name)) != 1:
-            raise CompileError(name, f"feeds {' and '.join(n.name for n in network.users(name))}", "give each its own layer")
+            raise CompileError(
+                name, f"feeds {' and '.join(n.name for n in network.users(name))}", "give each its own layer"
+            )
         return node

@@ -24,13 +24,19 @@ class FoldAvgPool:
         for pool in tuple(network.of_type(AvgPool2d)):
             source = network.by_name[pool.inputs[0]]
             if not isinstance(source, MultiThresholdLIF | Input):
-                raise CompileError(pool.name, f"pools {source.name} ({source.kind})", "pool the spikes, after the neuron")
+                raise CompileError(
+                    pool.name, f"pools {source.name} ({source.kind})", "pool the spikes, after the neuron"
+                )
             folded = {}
             for user in network.users(pool.name):
                 if not isinstance(user, Conv2d | Linear) or user.pool != (1, 1):
                     raise CompileError(
-                        pool.name, f"is read by {user.name} ({user.kind})", "a convolution or linear layer must follow the pool"
+                        pool.name,
+                        f"is read by {user.name} ({user.kind})",
+                        "a convolution or linear layer must follow the pool",
                     )
-                folded[user.name] = replace(user, pool=pool.kernel, weight=user.weight / (pool.kernel[0] * pool.kernel[1]))
+                folded[user.name] = replace(
+                    user, pool=pool.kernel, weight=user.weight / (pool.kernel[0] * pool.kernel[1])
+                )
             network = network.replacing(folded).bypassing(pool.name)
         return network

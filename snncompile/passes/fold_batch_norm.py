@@ -25,7 +25,8 @@ class FoldBatchNorm:
             if not isinstance(source, SYNAPSES) or len(network.users(source.name)) != 1:
                 raise CompileError(
                     norm.name,
-                    f"follows {source.name} ({source.kind})" + (", which others read too" if isinstance(source, SYNAPSES) else ""),
+                    f"follows {source.name} ({source.kind})"
+                    + (", which others read too" if isinstance(source, SYNAPSES) else ""),
                     "a batch norm folds only into a convolution or linear layer right before it",
                 )
             s = norm.gamma / np.sqrt(norm.var + norm.eps)

@@ -17,7 +17,9 @@ class FoldFlatten:
             for user in network.users(node.name):
                 if not isinstance(user, Linear | Flatten):
                     raise CompileError(
-                        node.name, f"is read by {user.name} ({user.kind})", "flatten must come right before a linear layer"
+                        node.name,
+                        f"is read by {user.name} ({user.kind})",
+                        "flatten must come right before a linear layer",
                     )
             network = network.bypassing(node.name)
         return network

@@ -24,7 +24,11 @@ class FoldPayload:
         for neuron in network.neurons:
             unit = float(neuron.payload[0])
             levels = np.rint(neuron.payload / unit) if unit > 0 else np.zeros(0)
-            if not len(levels) or (levels < 1).any() or (np.abs(neuron.payload - levels * unit) > self.tolerance * unit).any():
+            if (
+                not len(levels)
+                or (levels < 1).any()
+                or (np.abs(neuron.payload - levels * unit) > self.tolerance * unit).any()
+            ):
                 raise CompileError(
                     neuron.name,
                     f"payloads {neuron.payload.tolist()} are not positive integer multiples of the first",
@@ -41,4 +45,8 @@ def _scaled(user: Node, unit: float, neuron: MultiThresholdLIF) -> Node:
         return replace(user, weight=user.weight * unit)
     if isinstance(user, Readout) and user.inputs == (neuron.name,):
         return replace(user, scale=user.scale * unit)
-    raise CompileError(neuron.name, f"its spikes go to {user.name} ({user.kind})", "spikes must go through a convolution or linear layer")
+    raise CompileError(
+        neuron.name,
+        f"its spikes go to {user.name} ({user.kind})",
+        "spikes must go through a convolution or linear layer",
+    )

@@ -15,7 +15,9 @@ from snncompile.quant_network import Population
 BASELINE_SEED = 0
 
 
-def build_report(program: Program, flow: NDArray[np.float64], cost: Mapping[str, Any], activity_basis: str) -> dict[str, Any]:
+def build_report(
+    program: Program, flow: NDArray[np.float64], cost: Mapping[str, Any], activity_basis: str
+) -> dict[str, Any]:
     """report.json without its steps. `flow` (cores, cores): packets per inference; `cost`: from the chip simulator."""
     return {
         "target": program.target,
@@ -42,7 +44,9 @@ def build_report(program: Program, flow: NDArray[np.float64], cost: Mapping[str,
 def _cores(program: Program) -> list[dict[str, Any]]:
     rows = []
     for number, core in enumerate(program.core_graph.cores):
-        x, y, slot = (int(values[number]) for values in (program.placement.x, program.placement.y, program.placement.slot))
+        x, y, slot = (
+            int(values[number]) for values in (program.placement.x, program.placement.y, program.placement.slot)
+        )
         row: dict[str, Any] = {"chip": 0, "core": number, "x": x, "y": y, "slot": slot}
         for resource in RESOURCES:
             row[resource] = core.usage[resource]
@@ -85,7 +89,9 @@ def _mapping(program: Program, flow: NDArray[np.float64]) -> dict[str, Any]:
         "row_major": place_row_major(cores, mesh),
     }
     quality = {name: route_quality(flow, placement, mesh) for name, placement in placements.items()}
-    plain = {name: {"hops_per_packet": q.hops_per_packet, "max_link_load": q.max_link_load} for name, q in quality.items()}
+    plain = {
+        name: {"hops_per_packet": q.hops_per_packet, "max_link_load": q.max_link_load} for name, q in quality.items()
+    }
     ours = plain.pop("ours")
     return {**ours, "routers_used": program.placement.routers_used, "unit": "packets per inference", "baselines": plain}
 
@@ -95,10 +101,12 @@ def _estimate(program: Program, cost: Mapping[str, Any], activity_basis: str) ->
     notes = [
         f"activity: {activity_basis}; every neuron counted as updated in every step",
         "energy: modelled from counts, not measured; low and high are the cheapest and dearest cost set",
-        "time: event-timed model; packets from the host are received but not routed, their entry point is not published",
+        "time: event-timed model; packets from the host are received, not routed: their entry point is not published",
     ]
     if inherited:
-        notes.append(f"energy per event inherited from another chip, there is no public table for this one: {', '.join(inherited)}")
+        notes.append(
+            f"energy per event inherited from another chip (none is public for this one): {', '.join(inherited)}"
+        )
     if program.chip.time.inherited:
         notes.append("times per event are scaled from another chip by the vendor's stated factors")
     return {**cost, "activity": activity_basis, "provenance": notes}

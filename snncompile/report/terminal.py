@@ -36,7 +36,8 @@ def _estimate_line(estimate: Mapping[str, Any]) -> str:
     energy = estimate["energy_pj"]
     low, nominal, high = (energy[key] / 1e6 for key in ("low", "nominal", "high"))
     return (
-        f"estimate per inference: {nominal:.1f} uJ (low {low:.1f}, high {high:.1f}), latency {estimate['latency_us']:.1f} us, "
+        f"estimate per inference: {nominal:.1f} uJ (low {low:.1f}, high {high:.1f}), "
+        f"latency {estimate['latency_us']:.1f} us, "
         f"{estimate['synops']:,.0f} synops, {estimate['packets']:,.0f} packets"
     )
 
@@ -72,5 +73,7 @@ def _core_table(report: Mapping[str, Any]) -> Table:
         table.add_column(SHORT[resource], justify="right")
     for core in report["cores"]:
         used = (f"{core[r]} / {core[f'{r}_limit']}  {100 * core[r] / core[f'{r}_limit']:3.0f} %" for r in RESOURCES)
-        table.add_row(str(core["core"]), f"({core['x']},{core['y']})", ", ".join(part["name"] for part in core["layers"]), *used)
+        table.add_row(
+            str(core["core"]), f"({core['x']},{core['y']})", ", ".join(part["name"] for part in core["layers"]), *used
+        )
     return table
