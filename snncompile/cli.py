@@ -181,6 +181,9 @@ def _run_summary(result: "Run", samples: "Samples") -> dict[str, Any]:
         "startup_s": result.startup_s,
     }
     if energy is not None:
+        summary["energy_uj_by_cause"] = {
+            cause: None if pj is None else pj / 1e6 for cause, pj in energy["by_cause"].items()
+        }
         summary["energy_sources"] = {
             name: {"inherited": entry["inherited"], "not_published": entry["not_published"]}
             for name, entry in energy["cost_sets"].items()

@@ -20,7 +20,9 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands() -> list[str]:
     """Every `uv run snncompile ...` of the pages, once, compile first."""
     lines = [line.removeprefix(SET_UP) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
-    return sorted({line for line in lines if line.startswith("uv run snncompile ")}, key=lambda line: "--target" not in line)
+    return sorted(
+        {line for line in lines if line.startswith("uv run snncompile ")}, key=lambda line: "--target" not in line
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,13 @@ def test_the_readme_network_compiles(tmp_path: Path) -> None:
     assert compiled.report["neurons"] == 32 * 28 * 28 + 10
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "hw_models" / "README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "hw_models" / "README.md"], ids=lambda p: p.name
+)
 def test_links_and_files_named_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("http") or (page.parent / target).exists(), target
-    for name in re.findall(r"`((?:snncompile|backends|hw_models|examples|docs|tests|benchmarks)/[\w./-]+)`", page.read_text()):
+    for name in re.findall(
+        r"`((?:snncompile|backends|hw_models|examples|docs|tests|benchmarks)/[\w./-]+)`", page.read_text()
+    ):
         assert (ROOT / name).exists(), name

@@ -213,7 +213,15 @@ def test_refuses_damaged_and_legacy_files() -> None:
     torch.save(network(), MODEL, _use_new_zipfile_serialization=False)
     assert refused() == NOT_ZIP
     MODEL.write_bytes(whole[:1000] + bytes(400) + whole[1400:])
-    assert "cannot be read as a checkpoint" in refused()
+    assert refused() == "model.pt: is damaged: model/data.pkl has another checksum; copy or save it again"
+
+
+def test_a_changed_weight_is_noticed() -> None:
+    torch.save(network(), MODEL)
+    with zipfile.ZipFile(MODEL) as file:
+        weight = file.read("model/data/0")
+    MODEL.write_bytes(MODEL.read_bytes().replace(weight, weight[:-1] + bytes([weight[-1] ^ 1])))
+    assert refused() == "model.pt: is damaged: model/data/0 has another checksum; copy or save it again"
 
 
 def test_every_flipped_byte_is_an_error_of_one_line_or_harmless() -> None:

@@ -103,7 +103,7 @@ def assert_equal(a: Network, b: Network) -> None:
             assert same, (one.name, field.name)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(graphs())
 def test_write_then_read_is_the_identity(tmp_path_factory: pytest.TempPathFactory, graph: nir.NIRGraph) -> None:
     folder = tmp_path_factory.mktemp("nir")

@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 @numba.njit(cache=True, nogil=True)
 def step(
     v: NDArray[np.int64],
-    current: NDArray[np.int64],
+    current: NDArray[Any],
+    exponent: int,
     bias: NDArray[np.int64],
     thresholds: NDArray[np.int64],
     subtract: NDArray[np.int64],
     table: NDArray[np.int64],
     keep: int,
     reset: int,
-    payloads: NDArray[np.int32],
+    payloads: NDArray[Any],
     updated: NDArray[np.uint8],
 ) -> Any:
     """One step of one population, in place on v; all (B, C, positions).
 
-    u = sign(v) * ((|v| * keep) >> 12) + current + bias;  k = thresholds (levels, C) with u >= threshold (for "gt" the
-    caller passes threshold + 1);  payloads = table[k];  reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0.
+    u = sign(v) * ((|v| * keep) >> 12) + (current << exponent) + bias; current holds integers in any type;
+    k = thresholds (levels, C) with u >= threshold (for "gt" the caller passes threshold + 1);  payloads = table[k];  reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0.
     updated = 1 where the state, the bias or the summed input is not 0: such a neuron costs an update.
     """
     batch, channels, positions = v.shape
@@ -32,7 +33,7 @@ def step(
         for c in range(channels):
             for p in range(positions):
                 before = v[b, c, p]
-                a = current[b, c, p]
+                a = np.int64(current[b, c, p]) << exponent
                 u = ((before * keep) >> 12) if before >= 0 else -((-before * keep) >> 12)
                 u += a + bias[c]
                 k = 0

@@ -42,7 +42,7 @@ class ChipSim:
         def repeated(name: str) -> NDArray[np.float64]:
             return np.broadcast_to(activity[name], (network.timesteps, samples, *activity[name].shape))
 
-        counter.add_input(repeated(network.input_name))
+        counter.add_input(repeated(network.input_name)[:1])
         for population in network.populations:
             counter.add(
                 population.name, repeated(population.name), np.ones((network.timesteps, samples, *population.shape))
@@ -69,7 +69,7 @@ class ChipSim:
         batch = max(1, BATCH_STATES // (program.neurons * program.network.timesteps))
         for first in range(0, len(payloads), batch):
             images = payloads[first : first + batch]
-            counter.add_input(np.repeat(images[None] != 0, program.network.timesteps, axis=0))
+            counter.add_input(images[None] != 0)
             for layer in engine.run(images):
                 counter.add(layer.population.name, layer.payloads != 0, layer.updated)
                 if layer.population.name in recorded:
@@ -137,11 +137,14 @@ class _TrafficCounter:
         }
 
     def add_input(self, spikes: NDArray[np.generic]) -> None:
-        """Input spikes (T, B, *input shape), sent by the host."""
-        flat = self._by_sample(spikes, shape3(self.program.network.input_shape))
-        for synapses in self.program.network.outputs_of(self.program.network.input_name):
+        """Input spikes (1, B, *input shape), which the host sends in every step."""
+        network = self.program.network
+        flat = self._by_sample(spikes, shape3(network.input_shape))
+        for synapses in network.outputs_of(network.input_name):
             counter = self._counters[synapses.name]
-            self._received[synapses.name].append((counter.packets(flat).sum(1), counter.synops(flat)))
+            packets, synops = counter.packets(flat).sum(1), counter.synops(flat)
+            repeated = (np.repeat(packets, network.timesteps, axis=0), np.repeat(synops, network.timesteps, axis=0))
+            self._received[synapses.name].append(repeated)
 
     def add(self, name: str, spikes: NDArray[np.generic], updated: NDArray[np.generic]) -> None:
         """Spikes and updated neurons (T, B, *shape) of one population."""

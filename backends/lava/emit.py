@@ -1,16 +1,15 @@
 """Writes the stand-alone Lava program: the files of `emitted/` verbatim, the network as .json and .npz."""
 
-import io
 import json
-from collections.abc import Mapping
 from dataclasses import fields
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snncompile.program import narrowed
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.sealed import npz_bytes
 
 PROGRAM_FILES = (
     "README.md",
@@ -56,10 +55,10 @@ def describe(network: QuantNetwork, input_scale: float) -> dict[str, object]:
     }
 
 
-def network_arrays(network: QuantNetwork) -> dict[str, IntArray]:
-    """SYNAPSES.weight and POPULATION.bias, .v0, .thresholds, .subtract, .payload."""
+def network_arrays(network: QuantNetwork) -> dict[str, NDArray[np.generic]]:
+    """SYNAPSES.weight and POPULATION.bias, .v0, .thresholds, .subtract, .payload, as narrow as the values allow."""
     nodes: tuple[QuantSynapses | Population, ...] = (*network.synapses, *network.populations)
-    return {f"{node.name}.{name}": array for node in nodes for name, array in _arrays(node).items()}
+    return {f"{node.name}.{name}": narrowed(array) for node in nodes for name, array in _arrays(node).items()}
 
 
 def _scalars(node: QuantSynapses | Population) -> dict[str, object]:
@@ -70,17 +69,3 @@ def _scalars(node: QuantSynapses | Population) -> dict[str, object]:
 def _arrays(node: QuantSynapses | Population) -> dict[str, IntArray]:
     values = ((field.name, getattr(node, field.name)) for field in fields(node))
     return {name: value for name, value in values if isinstance(value, np.ndarray)}
-
-
-def npz_bytes(arrays: Mapping[str, IntArray]) -> bytes:
-    """An uncompressed .npz of the narrowest integers that hold the values; numpy writes no dates into it."""
-    stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **{name: narrowed(arrays[name]) for name in sorted(arrays)})
-    return stream.getvalue()
-
-
-def narrowed(array: IntArray) -> NDArray[np.signedinteger[Any]]:
-    """The array in the narrowest little-endian signed type that holds its values, in C order."""
-    low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    width = next(w for w in (1, 2, 4, 8) if -(1 << (8 * w - 1)) <= low and high < 1 << (8 * w - 1))
-    return np.ascontiguousarray(array, dtype=f"<i{width}")

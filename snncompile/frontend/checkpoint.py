@@ -76,11 +76,10 @@ def _read_pickle(path: Path) -> bytes:
     """The pickle in the archive, after the archive's sizes were found sane."""
     if not path.is_file():
         raise CompileError(str(path), "is a directory, not a file" if path.is_dir() else "no such file")
-    if not zipfile.is_zipfile(path):
-        raise CompileError(
-            str(path), "is not a checkpoint of torch 1.6 or newer (a zip archive), or is cut off", SAVE_WHOLE
-        )
     try:
+        if not zipfile.is_zipfile(path):
+            problem = "is not a checkpoint of torch 1.6 or newer (a zip archive), or is cut off"
+            raise CompileError(str(path), problem, SAVE_WHOLE)
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             _check_sizes(path, entries)
@@ -92,6 +91,10 @@ def _read_pickle(path: Path) -> bytes:
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
                 raise CompileError(
                     str(path), "is a TorchScript archive", "save the module itself: torch.save(model, path)"
+                )
+            if damaged := archive.testzip():  # torch does not compare checksums
+                raise CompileError(
+                    str(path), f"is damaged: {shown(damaged)} has another checksum", "copy or save it again"
                 )
             return archive.read(pickles[0])
     except CompileError:

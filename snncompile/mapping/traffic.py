@@ -11,6 +11,8 @@ from snncompile.quant_network import IntArray
 
 Counts = NDArray[np.float64]
 
+EXACT_FLOAT32 = 1 << 24
+
 
 @dataclass(frozen=True, eq=False)
 class LayerCounter:
@@ -51,11 +53,13 @@ def tile_sums(values: NDArray[np.generic], grid: Grid) -> Counts:
 def contract(values: NDArray[np.generic], masks: tuple[Counts, Counts, Counts]) -> Counts:
     """sum over (c, y, x) of values[b, c, y, x] * C[c, i] * Y[y, j] * X[x, k]: (B, i, j, k).
 
-    float64 holds every integer count below 2^53 exactly.
+    Spikes (bool or uint8 of 0 and 1) are summed along x in float32, exact since a sum is at most |x| * the largest
+    mask entry; the rest, and anything else, in float64, exact below 2^53.
     """
     c, y, x = masks
-    out = np.asarray(values, np.float64) @ x
-    out = np.matmul(y.T, out)
+    small = values.dtype in (np.bool_, np.uint8) and x.sum(0).max(initial=0) * np.iinfo(np.uint8).max < EXACT_FLOAT32
+    kind = np.float32 if small else np.float64
+    out = np.matmul(y.T, (values.astype(kind) @ x.astype(kind)).astype(np.float64))
     batch, channels, rows, columns = out.shape
     return np.matmul(c.T, out.reshape(batch, channels, -1)).reshape(batch, -1, rows, columns)
 
