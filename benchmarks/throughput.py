@@ -1,6 +1,7 @@
 """Images a second of one compiled network: chip simulator, Lava and reference against PyTorch's own float forward pass.
 
-    uv run python benchmarks/throughput.py examples/models/fashion_mtlif.pt --data examples/data/fashion_mnist_test_1k.npz
+    uv run python benchmarks/throughput.py examples/models/fashion_mtlif.pt \\
+        --data examples/data/fashion_mnist_test_1k.npz
 
 Each contender runs once to warm up, then `--rounds` times in turn (A B C D, A B C D, ...), so that a change of the
 machine's speed meets all of them; medians are printed, and the ratio to PyTorch of each round. Run-time only: imports,

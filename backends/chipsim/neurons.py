@@ -24,7 +24,8 @@ def step(
     """One step of one population, in place on v; all (B, C, positions).
 
     u = sign(v) * ((|v| * keep) >> 12) + (current << exponent) + bias; current holds integers in any type;
-    k = thresholds (levels, C) with u >= threshold (for "gt" the caller passes threshold + 1);  payloads = table[k];  reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0.
+    k = thresholds (levels, C) with u >= threshold (for "gt" the caller passes threshold + 1); payloads = table[k];
+    reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0.
     updated = 1 where the state, the bias or the summed input is not 0: such a neuron costs an update.
     """
     batch, channels, positions = v.shape
