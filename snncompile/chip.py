@@ -60,7 +60,11 @@ class SynapseMemory(Record):
 
 
 class Numerics(Record):
-    """Integers of the chip. fraction_bits_max: most fractional bits a state gets below one weight unit."""
+    """Integers of the chip.
+
+    fraction_bits_max: most fractional bits a state gets below one weight unit. leak_above_one, step_mixing: whether a
+    neuron can amplify its state, and store T inputs and mix them (both ask for programmable neurons).
+    """
 
     weight_bits: tuple[Count, ...]
     state_bits: Count
@@ -68,6 +72,8 @@ class Numerics(Record):
     fraction_bits_max: int
     graded_spikes: bool
     payload_bits: int
+    leak_above_one: bool
+    step_mixing: bool
     resets: tuple[Reset, ...]
     fire: tuple[Fire, ...]
 

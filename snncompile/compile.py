@@ -23,6 +23,7 @@ from snncompile.mapping.activity import default_activity, measured_activity, pac
 from snncompile.mapping.place import place_hilbert
 from snncompile.network import FOLDED, Network
 from snncompile.passes.align_delays import AlignDelays
+from snncompile.passes.connect_identity import ConnectIdentity
 from snncompile.passes.fold_avg_pool import FoldAvgPool
 from snncompile.passes.fold_batch_norm import FoldBatchNorm
 from snncompile.passes.fold_flatten import FoldFlatten
@@ -36,6 +37,7 @@ from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, wr
 PASSES: tuple[Callable[[Network], Network], ...] = (
     FoldFlatten(),  # so that pools stand right before linear layers
     FoldBatchNorm(),  # before pools: a norm must still stand next to its convolution
+    ConnectIdentity(),  # before pools and payloads: they fold into synapses
     FoldAvgPool(),
     FoldPayload(),  # after pools: payloads go straight into weights
     AlignDelays(),  # last: depths count what is left

@@ -84,6 +84,18 @@ class Linear(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class OneToOne(Node):
+    """y = weight * sum_pool(x): every source drives the neuron at its own place; weight (channels,).
+
+    The identity shortcut of a residual block is one with weight 1.
+    """
+
+    weight: Array
+    pool: Pair = (1, 1)
+    delay_steps: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class BatchNorm(Node):
     """y = gamma * (x - mean) / sqrt(var + eps) + beta per channel (axis 0 of the shape); all (channels,)."""
 
@@ -110,12 +122,15 @@ class Flatten(Node):
 class MultiThresholdLIF(Node):
     """Multi-threshold leaky integrate-and-fire population (the node MTLIF of docs/how-it-works.md).
 
-        u[t] = leak * v[t-1] + sum of inputs                  v[0] = v0
+        I[t] = sum of inputs                                  mixing: sum over j of mixing[t, j] * (sum of inputs)[j]
+        u[t] = leak * v[t-1] + I[t]                           v[0] = v0
         k[t] = number of j with u[t] >= thresholds[j]         (fire "gt": >)
         y[t] = payload[k-1], 0 where k = 0
         v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
 
-    thresholds, payload, subtract (levels,), thresholds strictly increasing.
+    thresholds, payload, subtract (levels,), thresholds strictly increasing. mixing (T, T) or None: LM-HT's global input
+    (T-GIM, arXiv 2402.00411): step t sees all T steps of the input, so the population waits for the last of them.
+    A leak above 1 (LM-HT again) amplifies; only programmable neurons have it.
     `depth`: how many chip steps this population runs behind the input; None before the delays are aligned.
     """
 
@@ -126,20 +141,27 @@ class MultiThresholdLIF(Node):
     reset: Reset
     fire: Fire
     v0: float = 0.0
+    mixing: Array | None = None
     depth: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Readout(Node):
-    """Output = scale * mean over the T steps of the sum of its inputs; the predicted class is its largest entry."""
+    """Output = scale * sum over t of leak^(T-t) x[t] / sum of leak^(T-t), x the sum of its inputs; leak 1: the mean.
+
+    The predicted class is the largest entry. Fed by synapses it is a population that sums and never fires; fed by one
+    neuron population it counts that one's spikes.
+    """
 
     scale: float = 1.0
+    leak: float = 1.0
     depth: int | None = None
 
 
-Synapses = Conv2d | Linear
-SYNAPSES = (Conv2d, Linear)
-FOLDED = (Input, Conv2d, Linear, MultiThresholdLIF, Readout)
+Synapses = Conv2d | Linear | OneToOne
+SYNAPSES = (Conv2d, Linear, OneToOne)
+FOLDED = (Input, Conv2d, Linear, OneToOne, MultiThresholdLIF, Readout)
+LEAK_BELOW = 2.0
 """Node types left once every norm and pool is folded."""
 
 N = TypeVar("N", bound=Node)
@@ -211,16 +233,19 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
             node.name, f"adds inputs of shapes {', '.join(map(str, inputs))}", "inputs that add up need one shape"
         )
     shape = inputs[0]
-    if isinstance(node, Conv2d):
-        return _conv_shape(node, shape)
-    if isinstance(node, Linear):
-        return _linear_shape(node, shape)
-    if isinstance(node, AvgPool2d):
-        return _pooled(node, shape, node.kernel)
-    if isinstance(node, Flatten):
-        return (int(np.prod(shape)),)
-    if isinstance(node, BatchNorm) and len(node.gamma) != shape[0]:
-        raise CompileError(node.name, f"normalises {len(node.gamma)} channels, its input has {shape[0]}")
+    match node:
+        case Conv2d():
+            shape = _conv_shape(node, shape)
+        case Linear():
+            shape = _linear_shape(node, shape)
+        case OneToOne():
+            shape = _one_to_one_shape(node, shape)
+        case AvgPool2d():
+            shape = _pooled(node, shape, node.kernel)
+        case Flatten():
+            shape = (int(np.prod(shape)),)
+        case BatchNorm() if len(node.gamma) != shape[0]:
+            raise CompileError(node.name, f"normalises {len(node.gamma)} channels, its input has {shape[0]}")
     return shape
 
 
@@ -245,6 +270,12 @@ def _conv_shape(node: Conv2d, shape: Shape) -> Shape:
     if min(size) < 1:
         raise CompileError(node.name, f"a kernel of {tuple(kernel)} is larger than its padded input {shape}")
     return (out, *size)
+
+
+def _one_to_one_shape(node: OneToOne, shape: Shape) -> Shape:
+    if len(node.weight) != shape[0]:
+        raise CompileError(node.name, f"has {len(node.weight)} channels, its input {shape} has {shape[0]}")
+    return shape if node.pool == (1, 1) else _pooled(node, shape, node.pool)
 
 
 def _linear_shape(node: Linear, shape: Shape) -> Shape:
@@ -276,6 +307,7 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
                 node.name, f"a {node.kind} is left at this stage", f"allowed: {', '.join(t.__name__ for t in allowed)}"
             )
         _verify_node(node)
+        _verify_mixing(node, network.timesteps)
         seen.add(node.name)
     _ = network.shapes
 
@@ -299,9 +331,19 @@ def _verify_node(node: Node) -> None:
         _verify_neuron(node)
 
 
+def _verify_mixing(node: Node, timesteps: int) -> None:
+    mixing = node.mixing if isinstance(node, MultiThresholdLIF) else None
+    if mixing is not None and mixing.shape != (timesteps, timesteps):
+        raise CompileError(
+            node.name,
+            f"mixes {mixing.shape} steps, the network has T = {timesteps}",
+            "a T-GIM is T x T, of the network's T",
+        )
+
+
 def _verify_neuron(node: MultiThresholdLIF) -> None:
-    if not 0 < node.leak <= 1:
-        raise CompileError(node.name, f"leak is {node.leak}", "a leak must lie in (0, 1]")
+    if not 0 < node.leak < LEAK_BELOW:
+        raise CompileError(node.name, f"leak is {node.leak}", f"a leak must lie in (0, {LEAK_BELOW:g})")
     if not len(node.thresholds) or node.thresholds[0] <= 0 or (np.diff(node.thresholds) <= 0).any():
         raise CompileError(
             node.name, f"thresholds are {node.thresholds.tolist()}", "they must be positive and increasing"
@@ -314,11 +356,8 @@ def format_network(network: Network) -> str:
     """One line a node: name, kind, inputs, output shape, parameters (large arrays by shape)."""
     lines = [f"network T={network.timesteps}"]
     for node in network.nodes:
-        parameters = (
-            f"{f.name}={_short(getattr(node, f.name))}"
-            for f in fields(node)
-            if f.name not in ("name", "inputs", "shape")
-        )
+        values = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("name", "inputs", "shape")}
+        parameters = (f"{name}={_short(value)}" for name, value in values.items() if value is not None)
         shape = "x".join(map(str, network.shapes[node.name]))
         lines.append(
             f"  {node.name}: {node.kind}({', '.join(node.inputs)}) -> {shape}  {' '.join(parameters)}".rstrip()

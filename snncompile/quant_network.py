@@ -3,13 +3,15 @@
 Per population, per step (all integers, `>>` and `//` round toward minus infinity):
 
     a    = sum over its synapses of  (W s) << exponent        s: payloads of the source's spikes
-    u[t] = decay(v[t-1]) + a + bias                           decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
+    I[t] = a[t] + bias                                        mixing: (sum_j mixing[t, j] * (a[j] + bias)) >> 12
+    u[t] = decay(v[t-1]) + I[t]                               decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
     k[t] = number of j with u[t] >= thresholds[j]             (fire "gt": >)
     y[t] = payload[k-1], 0 where k = 0
     v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
 
 The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A
-population without thresholds never fires: it sums its input, and the host reads its state after the sample's last step.
+population without thresholds never fires: it sums its input, and the host reads its state after the sample's last
+step. If the last population fires, the host sums its payloads over the sample instead.
 """
 
 from collections.abc import Mapping
@@ -27,6 +29,9 @@ IntArray = NDArray[np.int64]
 
 DECAY_ONE = 4096
 """Denominator of the 12-bit decay."""
+
+MIX_SHIFT = 12
+"""Fractional bits of `Population.mixing`."""
 
 
 def _freeze(value: object) -> None:
@@ -47,13 +52,13 @@ def _freeze(value: object) -> None:
 class QuantSynapses:
     """Integer synapses from `source` into the population that lists them.
 
-    Conv: weight (out, in/groups, kh, kw); linear: weight (out, in). `pool`: payloads of one window add up before the
-    weight (one axon for the window). `weight_bits`: signed width that holds every weight.
+    weight: conv (out, in/groups, kh, kw); linear (out, in); one_to_one (channels,). `pool`: payloads of one window add up
+    before the weight (one axon for the window). `weight_bits`: signed width that holds every weight.
     """
 
     name: str
     source: str
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "one_to_one"]
     weight: IntArray
     weight_bits: int
     exponent: int
@@ -73,7 +78,8 @@ class Population:
     """Integer neurons of one layer. bias, v0 (channels,); thresholds, subtract (levels, channels); payload (levels,).
 
     `input_bits`, `state_bits`: signed widths proven to hold every sum of input and every u and v
-    (`state_bounds.prove`). `depth`: chip steps behind the input.
+    (`state_bounds.prove`). `depth`: chip steps behind the input. `mixing` (T, T) in units of 1/4096, or None; a
+    population that mixes stores the input of all T steps of a sample before its first (store and forward).
     """
 
     name: str
@@ -90,6 +96,7 @@ class Population:
     depth: int
     input_bits: int
     state_bits: int
+    mixing: IntArray | None = None
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -105,6 +112,10 @@ class Population:
     @property
     def payload_max(self) -> int:
         return int(self.payload.max()) if self.spiking else 0
+
+    def waits(self, timesteps: int) -> int:
+        """Steps between the arrival of a sample's first input and the population's first step on it."""
+        return 0 if self.mixing is None else timesteps - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +181,7 @@ def verify(network: QuantNetwork) -> None:
     known = {network.input_name: 0}
     for population in network.populations:
         for synapses in network.inputs_of(population):
-            _verify_synapses(synapses, known.get(synapses.source), population)
+            _verify_synapses(synapses, known.get(synapses.source), population, network.timesteps)
         channels = population.shape[0]
         for name in ("bias", "v0"):
             if getattr(population, name).shape != (channels,):
@@ -187,13 +198,12 @@ def verify(network: QuantNetwork) -> None:
             )
 
 
-def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population) -> None:
+def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population, timesteps: int) -> None:
     if source_depth is None:
         raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
-    if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != target.depth:
-        raise InternalError(
-            f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {target.depth}"
-        )
+    arrives = target.depth - target.waits(timesteps)
+    if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != arrives:
+        raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {arrives}")
     limit = 1 << (synapses.weight_bits - 1)
     if synapses.weight.min() < -limit or synapses.weight.max() >= limit:
         raise InternalError(f"{synapses.name}: a weight needs more than {synapses.weight_bits} bits")

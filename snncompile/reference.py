@@ -23,10 +23,11 @@ from snncompile.network import (
     MultiThresholdLIF,
     Network,
     Node,
+    OneToOne,
     Pair,
     Readout,
 )
-from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.quant_network import MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.state_bounds import decay
 
 
@@ -59,7 +60,8 @@ def run_float(network: Network, x: NDArray[np.generic]) -> FloatTrace:
         elif isinstance(node, MultiThresholdLIF):
             outputs[node.name], membranes[node.name] = float_neurons(node, y)
         elif isinstance(node, Readout):
-            outputs[node.name] = node.scale * y.mean(0, keepdims=True)
+            kappa = node.leak ** np.arange(len(y) - 1, -1, -1.0)
+            outputs[node.name] = node.scale * np.tensordot(kappa, y, 1)[None] / kappa.sum()
         else:
             outputs[node.name] = np.stack([stateless(node, step) for step in y])
     return FloatTrace(outputs, membranes, outputs[network.readout.name][0])
@@ -73,6 +75,8 @@ def stateless(node: Node, x: Array) -> Array:
             return y + node.bias[:, None, None]
         case Linear():
             return sum_pool(x, node.pool).reshape(len(x), -1) @ node.weight.T + node.bias
+        case OneToOne():
+            return _per_channel(node.weight, x) * sum_pool(x, node.pool)
         case BatchNorm():
             gamma, beta, mean, var = (_per_channel(p, x) for p in (node.gamma, node.beta, node.mean, node.var))
             return gamma * (x - mean) / np.sqrt(var + node.eps) + beta
@@ -88,6 +92,8 @@ def float_neurons(node: MultiThresholdLIF, current: Array) -> tuple[Array, Array
     table = np.concatenate([[0.0], node.payload])
     subtract = np.concatenate([[0.0], node.subtract])
     reached: Callable[[Array, float], NDArray[np.bool_]] = np.greater_equal if node.fire == "ge" else np.greater
+    if node.mixing is not None:
+        current = np.tensordot(node.mixing, current, 1)
     v = np.full_like(current[0], node.v0)
     spikes, membranes = [], []
     for step in current:
@@ -107,15 +113,15 @@ def run_integer(network: QuantNetwork, payloads: NDArray[np.integer]) -> Integer
     v = image
     for population in network.populations:
         synapses = network.inputs_of(population)
-        current = [sum(integer_current(s, sent[s.source][t]) for s in synapses) for t in range(network.timesteps)]
+        arriving = [sum(integer_current(s, sent[s.source][t]) for s in synapses) for t in range(network.timesteps)]
         v = initial_state(population, len(image))
         steps = []
-        for a in current:
-            u, k, v = step_population(population, v, np.asarray(a))
+        for current in input_currents(population, np.stack(arriving)):
+            u, k, v = step_population(population, v, current)
             steps.append((emitted(population, k), u))
         sent[population.name] = np.stack([payload for payload, _ in steps])
         membranes[population.name] = np.stack([u for _, u in steps])
-    return IntegerTrace(sent, membranes, v)
+    return IntegerTrace(sent, membranes, sent[network.readout.name].sum(0) if network.readout.spiking else v)
 
 
 def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> IntegerTrace:
@@ -123,29 +129,35 @@ def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> I
 
     In chip step c the population at depth d does logical step c - d: before the first it does nothing, at the first
     step of a sample its state is v0; bias, leak and reset are thereby shifted by d. A spike sent in step c is added up
-    at its target in step c + delay_steps.
+    at its target in step c + delay_steps. A population that mixes steps stores what arrives for T - 1 steps more.
     """
     image = np.asarray(payloads, np.int64)
     logical_steps = len(image) * network.timesteps
     sent = {network.input_name: np.repeat(image, network.timesteps, axis=0)}
     sent |= {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
     membranes = {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
+    arrived = {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
     depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
     state = {p.name: initial_state(p, 1) for p in network.populations}
     output = np.zeros((len(image), *network.readout.shape), np.int64)
     for chip_step in range(logical_steps + network.depth):
         for population in network.populations:
-            t = chip_step - population.depth
+            name, t = population.name, chip_step - population.depth
+            arriving = t + population.waits(network.timesteps)
+            if 0 <= arriving < logical_steps:
+                for s in network.inputs_of(population):
+                    spikes = sent[s.source][chip_step - s.delay_steps - depths[s.source]]
+                    arrived[name][arriving] += integer_current(s, spikes[None])[0]
             if not 0 <= t < logical_steps:
                 continue
-            if t % network.timesteps == 0:
-                state[population.name] = initial_state(population, 1)
-            arriving = [(s, chip_step - s.delay_steps - depths[s.source]) for s in network.inputs_of(population)]
-            a = sum(integer_current(s, sent[s.source][sent_at][None]) for s, sent_at in arriving)
-            u, k, state[population.name] = step_population(population, state[population.name], np.asarray(a))
-            sent[population.name][t], membranes[population.name][t] = emitted(population, k)[0], u[0]
-            if population is network.readout and t % network.timesteps == network.timesteps - 1:
-                output[t // network.timesteps] = state[population.name][0]
+            sample, step = divmod(t, network.timesteps)
+            if step == 0:
+                state[name] = initial_state(population, 1)
+            stored = arrived[name][t - step : t - step + network.timesteps, None]
+            u, k, state[name] = step_population(population, state[name], input_currents(population, stored)[step])
+            sent[name][t], membranes[name][t] = emitted(population, k)[0], u[0]
+            if population is network.readout:
+                output[sample] = output[sample] + sent[name][t] if population.spiking else state[name][0]
     return IntegerTrace(_by_sample(sent, network.timesteps), _by_sample(membranes, network.timesteps), output)
 
 
@@ -163,16 +175,26 @@ def initial_state(population: Population, samples: int) -> IntArray:
 def integer_current(synapses: QuantSynapses, payloads: IntArray) -> IntArray:
     """(W s) << exponent for one step of payloads (N, ...)."""
     s = sum_pool(payloads, synapses.pool)
-    if synapses.kind == "linear":
+    if synapses.kind == "one_to_one":
+        a = _per_channel(synapses.weight, s) * s
+    elif synapses.kind == "linear":
         a = s.reshape(len(s), -1) @ synapses.weight.T
     else:
         a = convolve(s, synapses.weight, synapses.stride, synapses.padding, synapses.dilation, synapses.groups)
     return a << synapses.exponent
 
 
-def step_population(population: Population, v: IntArray, a: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """One step: (u before firing, level k, v after reset), each (N, *shape)."""
-    u = decay(v, population.decay) + a + _per_channel(population.bias, a)
+def input_currents(population: Population, arriving: IntArray) -> IntArray:
+    """I of all T steps from a of all T steps, both (T, N, *shape)."""
+    biased = arriving + _per_channel(population.bias, arriving[0])
+    if population.mixing is None:
+        return biased
+    return np.tensordot(population.mixing, biased, 1) >> MIX_SHIFT
+
+
+def step_population(population: Population, v: IntArray, current: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """One step on the input I: (u before firing, level k, v after reset), each (N, *shape)."""
+    u = decay(v, population.decay) + current
     k = np.zeros_like(u)
     for threshold in population.thresholds:
         theta = _per_channel(threshold, u)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from snncompile.network import Reset
-from snncompile.quant_network import DECAY_ONE, IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,27 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     intervals = [input_interval(s, network.payload_max_of(s.source)) for s in network.inputs_of(population)]
     low = np.sum([i[0] for i in intervals], axis=0)
     high = np.sum([i[1] for i in intervals], axis=0)
+    currents = [_mixed(population, low + population.bias, high + population.bias, t) for t in range(network.timesteps)]
     v_low, v_high = population.v0, population.v0
     state_low, state_high = v_low, v_high
-    for _ in range(network.timesteps):
-        u_low = decay(v_low, population.decay) + low + population.bias
-        u_high = decay(v_high, population.decay) + high + population.bias
+    if population.mixing is not None:  # the stored inputs are states, too
+        state_low, state_high = np.minimum(v_low, low + population.bias), np.maximum(v_high, high + population.bias)
+    for current_low, current_high in currents:
+        u_low = decay(v_low, population.decay) + current_low
+        u_high = decay(v_high, population.decay) + current_high
         state_low, state_high = np.minimum(state_low, u_low), np.maximum(state_high, u_high)
         v_low, v_high = _after_reset(population, u_low, u_high, population.reset)
         state_low, state_high = np.minimum(state_low, v_low), np.maximum(state_high, v_high)
     return Bounds(low, high, state_low, state_high)
+
+
+def _mixed(population: Population, low: IntArray, high: IntArray, step: int) -> tuple[IntArray, IntArray]:
+    """The interval of I[step] where every step's a + bias lies in [low, high]."""
+    if population.mixing is None:
+        return low, high
+    row = population.mixing[step]
+    up, down = row[row > 0].sum(), row[row < 0].sum()
+    return (up * low + down * high) >> MIX_SHIFT, (up * high + down * low) >> MIX_SHIFT
 
 
 def _after_reset(population: Population, u_low: IntArray, u_high: IntArray, reset: Reset) -> tuple[IntArray, IntArray]:

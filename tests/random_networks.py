@@ -117,8 +117,43 @@ def shortcut_network(seed: int) -> Network:
     return Network(nodes, timesteps=int(rng.integers(1, 5)))
 
 
+def residual_network(seed: int) -> Network:
+    """A residual block with an identity shortcut, neurons that mix steps and amplify, a counting or a leaky readout."""
+    rng = np.random.default_rng(seed)
+    timesteps, channels = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+
+    def conv(name: str, source: str, fan_in: int) -> Conv2d:
+        weight = rng.normal(0, 0.5, (channels, fan_in, 3, 3))
+        return Conv2d(name, (source,), weight, rng.normal(0, 0.1, channels), padding=(1, 1))
+
+    def mixer(name: str, sources: tuple[str, ...]) -> MultiThresholdLIF:
+        options = vars(neuron(rng, name, "")) | {"inputs": sources, "leak": float(rng.uniform(0.5, 1.5))}
+        if rng.random() < 0.7:
+            options["mixing"] = 2 / (1 + np.exp(-rng.normal(0, 1, (timesteps, timesteps)))) / timesteps
+        return MultiThresholdLIF(**options)
+
+    features = channels * 5 * 2
+    nodes: list[Node] = [
+        Input("x", (), (1, 5, 4), scale=1 / 255),
+        conv("c1", "x", 1),
+        mixer("n1", ("c1",)),
+        conv("c2", "n1", channels),
+        mixer("n2", ("c2",)),
+        conv("c3", "n2", channels),
+        mixer("n3", ("c3", "n1")),
+        AvgPool2d("p", ("n3",), kernel=(1, 2)),
+        Flatten("f", ("p",)),
+        Linear("l", ("f",), rng.normal(0, 0.5, (3, features)), rng.normal(0, 0.1, 3)),
+    ]
+    if rng.random() < 0.5:
+        nodes += [neuron(rng, "n4", "l"), Readout("out", ("n4",))]
+    else:
+        nodes.append(Readout("out", ("l",), leak=float(rng.choice([0.5, 1.0]))))
+    return Network(tuple(nodes), timesteps)
+
+
 def random_network(seed: int) -> Network:
-    return conv_network(seed) if seed % 3 else shortcut_network(seed)
+    return (shortcut_network, conv_network, residual_network)[seed % 3](seed)
 
 
 def quantized(network: Network, weight_bits: int = 8, chip: str = "loihi2") -> tuple[QuantNetwork, HostScales]:

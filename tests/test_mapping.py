@@ -71,7 +71,7 @@ def test_partition_counts_resources_exactly(seed: int, neurons: int) -> None:
             onto = counts[:, owners[target.name] == core]
             reaching = onto.sum(1) > 0
             usage["axons_in"][core] += len(set(pooled[reaching].tolist()))
-            if synapses.kind == "linear":
+            if synapses.kind != "conv":
                 lists = {int(axon): int(onto[i].sum()) for i, axon in enumerate(pooled) if reaching[i]}
                 usage["synapse_words"][core] += sum(
                     int(row_words(np.array(n), synapses.weight_bits, chip)) for n in lists.values()

@@ -162,8 +162,8 @@ def test_refuses(apply: Callable[[Network], Network], network: Network, message:
             "n: thresholds are .*; they must be positive and increasing",
         ),
         (
-            _chain(MultiThresholdLIF("n", ("x",), *(np.array([1.0]),) * 3, 1.5, "soft", "ge"), Readout("r", ("n",))),
-            r"n: leak is 1.5; a leak must lie in \(0, 1\]",
+            _chain(MultiThresholdLIF("n", ("x",), *(np.array([1.0]),) * 3, 2.5, "soft", "ge"), Readout("r", ("n",))),
+            r"n: leak is 2.5; a leak must lie in \(0, 2\)",
         ),
     ],
 )

@@ -33,6 +33,13 @@ class LayerSteps:
     updated: NDArray[np.uint8]
     state: NDArray[np.int64]
 
+    @property
+    def output(self) -> NDArray[np.int64]:
+        """What the host reads of a readout (B, *shape): summed payloads, or the state where it has no spikes."""
+        if not self.population.spiking:
+            return self.state
+        return self.payloads.sum(axis=0, dtype=np.int64).reshape(self.state.shape)
+
 
 class FunctionEngine:
     """Runs batches of input payloads through an integer network, exactly.
@@ -53,7 +60,7 @@ class FunctionEngine:
         for population in self.network.populations:
             synapses = self.network.inputs_of(population)
             products = [self._products[s.name](sent[s.source], steps) for s in synapses]
-            if len(products) == 1:
+            if len(products) == 1 and population.mixing is None:
                 layer = _neurons(population, products[0], synapses[0].exponent)
             else:
                 shifted = [p.astype(np.int64) << s.exponent for p, s in zip(products, synapses, strict=True)]
@@ -96,6 +103,8 @@ class _Product:
         if s.pool != (1, 1):
             # divisor_override=1 makes it a sum; the bound covers the pooled payload
             x = functional.avg_pool2d(x, s.pool, divisor_override=1)
+        if s.kind == "one_to_one":
+            return (x * self.weight.reshape(-1, *(1,) * (x.ndim - 2))).numpy()
         if s.kind == "linear":
             return functional.linear(x.flatten(1), self.weight).numpy()
         return functional.conv2d(x, self.weight, None, s.stride, s.padding, s.dilation, s.groups).numpy()
@@ -106,6 +115,9 @@ def _neurons(population: Population, product: NDArray[Any], exponent: int) -> La
     timesteps, batch = product.shape[:2]
     channels, height, width = shape3(population.shape)
     flat = (batch, channels, height * width)
+    bias = population.bias
+    if population.mixing is not None:
+        product, bias = reference.input_currents(population, product), np.zeros_like(bias)
     v = np.empty(flat, np.int64)
     v[:] = population.v0[None, :, None]
     payloads = np.zeros((timesteps, *flat), np.uint8 if population.payload_max < 256 else np.int32)
@@ -116,7 +128,7 @@ def _neurons(population: Population, product: NDArray[Any], exponent: int) -> La
             v,
             product[t].reshape(flat),
             exponent,
-            population.bias,
+            bias,
             population.thresholds + (population.fire == "gt"),
             population.subtract,
             table,

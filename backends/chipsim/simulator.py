@@ -75,7 +75,7 @@ class ChipSim:
                 if layer.population.name in recorded:
                     steps = layer.payloads.reshape(*layer.payloads.shape[:2], *layer.population.shape)
                     recorded[layer.population.name].append(steps.astype(np.int64))
-            outputs.append(layer.state)
+            outputs.append(layer.output)
             progress(first + len(images), len(payloads))
         cost = cost_of(program, counter.traffic())
         return Run(

@@ -54,7 +54,9 @@ def connectivity(network: QuantNetwork, synapses: QuantSynapses) -> Connectivity
     target = shape3(network.target_of(synapses).shape)
     pooled = shape3(pooled_shape(network.shape_of(synapses.source), synapses.pool))
     pools = [_windows(source[1 + i], synapses.pool[i]) for i in (0, 1)]
-    if synapses.kind == "linear":
+    if synapses.kind == "one_to_one":
+        channels, *reach = (np.eye(n, dtype=np.int64) for n in pooled)
+    elif synapses.kind == "linear":
         reach = [np.ones((pooled[1 + i], 1), np.int64) for i in (0, 1)]
         channels = np.ones((source[0], target[0]), np.int64)
     else:

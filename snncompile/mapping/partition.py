@@ -224,6 +224,8 @@ class _Layer:
 
     def _words(self, synapses: QuantSynapses, channels: IntArray, axons: IntArray) -> IntArray:
         """Synapse words of tiles with `channels` (options,) channels and `axons` (options, ...) input axons."""
+        if synapses.kind == "one_to_one":
+            return row_words(np.ones_like(channels), synapses.weight_bits, self.chip)[:, None, None] * axons
         if synapses.kind == "linear":
             return row_words(channels, synapses.weight_bits, self.chip)[:, None, None] * axons
         weights = channels * math.prod(synapses.weight.shape[1:])

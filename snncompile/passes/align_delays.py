@@ -3,19 +3,21 @@
 from dataclasses import dataclass, replace
 
 from snncompile.errors import CompileError
-from snncompile.network import SYNAPSES, Conv2d, Input, Linear, MultiThresholdLIF, Network, Node, Readout
+from snncompile.network import SYNAPSES, Input, MultiThresholdLIF, Network, Node, Readout, Synapses
 
 
 @dataclass(frozen=True)
 class AlignDelays:
     """A spike sent in chip step c arrives in c + 1, so a population at depth d does logical step c - d.
 
-    depth(input) = 0; depth(population) = 1 + the largest depth among the sources of its synapses;
-    delay_steps(synapse) = depth(target) - depth(source): 1 in a chain, more on a shortcut. Bias, leak and reset of a
+    depth(input) = 0; arrival(population) = 1 + the largest depth among the sources of its synapses;
+    depth(population) = arrival, and T - 1 more where it mixes steps and so waits for the last of them;
+    delay_steps(synapse) = arrival(target) - depth(source): 1 in a chain, more on a shortcut. Bias, leak and reset of a
     population are shifted by its depth. So the deployed network equals the trained one, and samples follow each other
     every T steps.
 
     Needs: nothing left but input, synapses, neurons, readout. Gives: every depth and delay set.
+    A readout that counts a neuron's spikes has that neuron's depth.
     Refuses: synapses read by more than one population, or neurons fed by anything but synapses.
     """
 
@@ -27,16 +29,21 @@ class AlignDelays:
         for node in network.nodes:
             if isinstance(node, Input):
                 depth[node.name] = 0
+            elif isinstance(node, Readout) and isinstance(network.by_name[node.inputs[0]], MultiThresholdLIF):
+                depth[node.name] = depth[node.inputs[0]]
+                changed[node.name] = replace(node, depth=depth[node.name])
             elif isinstance(node, MultiThresholdLIF | Readout):
                 synapses = [self._synapses(network, name, node) for name in node.inputs]
-                depth[node.name] = 1 + max(depth[s.inputs[0]] for s in synapses)
+                arrival = 1 + max(depth[s.inputs[0]] for s in synapses)
+                waits = network.timesteps - 1 if isinstance(node, MultiThresholdLIF) and node.mixing is not None else 0
+                depth[node.name] = arrival + waits
                 changed[node.name] = replace(node, depth=depth[node.name])
                 for s in synapses:
-                    changed[s.name] = replace(s, delay_steps=depth[node.name] - depth[s.inputs[0]])
+                    changed[s.name] = replace(s, delay_steps=arrival - depth[s.inputs[0]])
         return network.replacing(changed)
 
     @staticmethod
-    def _synapses(network: Network, name: str, target: Node) -> Conv2d | Linear:
+    def _synapses(network: Network, name: str, target: Node) -> Synapses:
         node = network.by_name[name]
         if not isinstance(node, SYNAPSES):
             raise CompileError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from snncompile.errors import CompileError
-from snncompile.network import AvgPool2d, Conv2d, Input, Linear, MultiThresholdLIF, Network
+from snncompile.network import SYNAPSES, AvgPool2d, Input, MultiThresholdLIF, Network
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FoldAvgPool:
                 )
             folded = {}
             for user in network.users(pool.name):
-                if not isinstance(user, Conv2d | Linear) or user.pool != (1, 1):
+                if not isinstance(user, SYNAPSES) or user.pool != (1, 1):
                     raise CompileError(
                         pool.name,
                         f"is read by {user.name} ({user.kind})",

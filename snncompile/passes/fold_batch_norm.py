@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from snncompile.errors import CompileError
-from snncompile.network import SYNAPSES, BatchNorm, Network
+from snncompile.network import BatchNorm, Conv2d, Linear, Network
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class FoldBatchNorm:
     def __call__(self, network: Network) -> Network:
         for norm in tuple(network.of_type(BatchNorm)):
             source = network.by_name[norm.inputs[0]]
-            if not isinstance(source, SYNAPSES) or len(network.users(source.name)) != 1:
+            weighted = isinstance(source, Conv2d | Linear)
+            if not isinstance(source, Conv2d | Linear) or len(network.users(source.name)) != 1:
                 raise CompileError(
                     norm.name,
-                    f"follows {source.name} ({source.kind})"
-                    + (", which others read too" if isinstance(source, SYNAPSES) else ""),
+                    f"follows {source.name} ({source.kind})" + (", which others read too" if weighted else ""),
                     "a batch norm folds only into a convolution or linear layer right before it",
                 )
             s = norm.gamma / np.sqrt(norm.var + norm.eps)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from snncompile.errors import CompileError
-from snncompile.network import Conv2d, Linear, MultiThresholdLIF, Network, Node, Readout
+from snncompile.network import SYNAPSES, MultiThresholdLIF, Network, Node, Readout
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FoldPayload:
 
 
 def _scaled(user: Node, unit: float, neuron: MultiThresholdLIF) -> Node:
-    if isinstance(user, Conv2d | Linear):
+    if isinstance(user, SYNAPSES):
         return replace(user, weight=user.weight * unit)
     if isinstance(user, Readout) and user.inputs == (neuron.name,):
         return replace(user, scale=user.scale * unit)
