@@ -52,8 +52,8 @@ def _freeze(value: object) -> None:
 class QuantSynapses:
     """Integer synapses from `source` into the population that lists them.
 
-    weight: conv (out, in/groups, kh, kw); linear (out, in); one_to_one (channels,). `pool`: payloads of one window add up
-    before the weight (one axon for the window). `weight_bits`: signed width that holds every weight.
+    weight: conv (out, in/groups, kh, kw); linear (out, in); one_to_one (channels,). `pool`: payloads of one window
+    add up before the weight (one axon for the window). `weight_bits`: signed width that holds every weight.
     """
 
     name: str

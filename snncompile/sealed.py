@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile import quant_network
-from snncompile.errors import CompileError
+from snncompile.errors import CompileError, InternalError
 from snncompile.program import Program, from_plain, to_plain
 
 FORMAT_VERSION = 1
@@ -105,9 +105,16 @@ def read_program(directory: Path) -> Program:
         raise CompileError(str(path), "was changed after it was sealed", "compile the model again")
     for name, expected in sealed["files"].items():
         _check_hash(directory / name, expected)
-    with np.load(directory / ARRAYS, allow_pickle=False) as file:
-        program = from_plain(sealed, {name: file[name] for name in file.files})
-    quant_network.verify(program.network)
+    try:
+        with np.load(directory / ARRAYS, allow_pickle=False) as file:
+            program = from_plain(sealed, {name: file[name] for name in file.files})
+        quant_network.verify(program.network)
+    except (KeyError, TypeError, ValueError, InternalError) as error:
+        # sealed and unchanged, yet not what this version writes
+        made_by = sealed.get("provenance", {}).get("versions", {}).get("snncompile", "unknown")
+        raise CompileError(
+            str(path), f"was written by another snncompile ({made_by}) in another form", "compile the model again"
+        ) from error
     return program
 
 

@@ -280,6 +280,22 @@ def test_wrong_words(
     assert not (tmp_path / "t").exists()
 
 
+def test_a_bug_of_ours_is_one_line_with_its_place(
+    invoke: Invoke, fashion_program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(directory: Path) -> None:
+        raise RuntimeError("out\nof luck")
+
+    monkeypatch.setattr("snncompile.sealed.read_report", broken)
+    code, out, err = invoke("report", fashion_program)
+    assert (code, out) == (1, "")
+    assert err.startswith("internal error: RuntimeError at test_cli.py:")
+    assert err.endswith("out of luck; this is a bug of snncompile, SNNCOMPILE_DEBUG=1 shows the trace\n")
+    monkeypatch.setenv("SNNCOMPILE_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="out\nof luck"):
+        invoke("report", fashion_program)
+
+
 def test_help_and_targets_load_nothing_heavy() -> None:
     heavy = "{'torch', 'lava', 'numba', 'nir', 'h5py', 'plotly', 'scipy'}"
     script = f"import sys, snncompile, snncompile.cli, snncompile.chip; print(sorted({heavy} & set(sys.modules)))"

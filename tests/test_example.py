@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from snncompile.backend import load_backend
+from snncompile.compile import compile_file
 from snncompile.data import load_samples
 from snncompile.frontend.checkpoint import load_module
 from snncompile.sealed import read_program
+from snncompile.verify import verify_program
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,22 +60,29 @@ def _write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
 
 
+SCRIPTS = sorted(path.stem for path in (ROOT / "examples").glob("train_*.py"))
+
+
 @pytest.mark.slow
-def test_the_training_script_makes_a_model_that_compiles(tmp_path: Path, fashion_data: Path) -> None:
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_training_script_makes_a_network_that_deploys_exactly(
+    script: str, tmp_path: Path, fashion_data: Path
+) -> None:
     samples = load_samples(fashion_data)
     for stem, part in (("train", slice(0, 800)), ("t10k", slice(800, 1000))):
         _write_idx(tmp_path / f"{stem}-images-idx3-ubyte", samples.x[part, 0])
         _write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", samples.y[part])
-    script = ROOT / "examples" / "train_fashion_mnist.py"
     options = ["--data", tmp_path, "--out", tmp_path / "m.pt", "--epochs", "3", "--augment", "--validation", "100"]
-    command = [sys.executable, script, *map(str, options), "--batch", "50"]
+    command = [sys.executable, ROOT / "examples" / f"{script}.py", *map(str, options), "--batch", "50"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     accuracy = float(done.stdout.split("test accuracy ")[1].split(" %")[0])
-    assert accuracy > 40
-    compiled = [sys.executable, "-m", "snncompile", tmp_path / "m.pt", "--target", "loihi2-sim", "-o", tmp_path / "out"]
-    subprocess.run(compiled, capture_output=True, check=True)
-    data = tmp_path / "test.npz"
-    np.savez(data, x=samples.x[800:], y=samples.y[800:])
-    program = read_program(tmp_path / "out")
+    assert accuracy > 30
+    program = compile_file(tmp_path / "m.pt", "loihi2-sim", tmp_path / "out").program
+    few = slice(800, 820)
+    stages = ("float", "folded", "integer", "simulator")
+    result = verify_program(tmp_path / "out", program, samples.x[few], samples.y[few], stages)
+    assert result["equal"]
+    assert result["pairs"][0]["spikes_differing"] == 0
+    assert result["pairs"][1]["spikes_compared"] > 1000
     run = load_backend("sim").run(program, tmp_path / "out", program.encode(samples.x[800:]))
     assert abs(100 * float((run.prediction == samples.y[800:]).mean()) - accuracy) <= 5

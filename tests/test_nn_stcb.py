@@ -71,11 +71,6 @@ def test_the_mean_spike_is_the_mean_current_less_the_last_membrane(
     torch.testing.assert_close(out.mean, weighted_mean(out.steps, leak), rtol=0, atol=1e-13)
 
 
-def block(train: SpikeTrain, layers: nn.Module, limit: float) -> Tensor:
-    """The identity's clip form: a smooth function of the weights but for its kinks."""
-    return layers(train.mean).clamp(0, limit)
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_the_gradient_is_the_numeric_derivative_of_the_clip_form(training: bool) -> None:
     torch.manual_seed(0)
@@ -99,7 +94,7 @@ def test_the_gradient_is_the_numeric_derivative_of_the_clip_form(training: bool)
                 moved[i] += sign * step
                 parameter.data = moved.reshape(parameter.shape)
                 with torch.no_grad():
-                    sides.append((block(train, plain, 1.5) * weight).sum())
+                    sides.append((plain(train.mean).clamp(0, 1.5) * weight).sum())
             parameter.data = values.reshape(parameter.shape)
             assert float(slope) == pytest.approx(float((sides[0] - sides[1]) / (2 * step)), abs=1e-6)
 
@@ -156,6 +151,31 @@ def test_in_training_steps_and_mean_pass_one_affine_map() -> None:
     torch.testing.assert_close(out.mean.mean((0, 2, 3)), torch.zeros(2).double(), rtol=0, atol=1e-12)
     assert layers[1].num_batches_tracked == 1
     assert not out.steps.requires_grad
+
+
+def test_a_layer_is_differentiated_once_a_train() -> None:
+    network = small_network(timesteps=4)
+    calls: dict[nn.Module, list[tuple[int, bool]]] = {}
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            note = lambda layer, x, y: calls.setdefault(layer, []).append((len(y), y.requires_grad))  # noqa: E731
+            layer.register_forward_hook(note)
+    network(images(5))
+    first, *others = calls.values()
+    assert first == [(5, True)]  # the image is the same in every step
+    assert all(other == [(5, True), (20, False)] for other in others)
+    assert len(others) == 5
+
+
+def test_a_sum_of_trains_is_constant_if_both_are() -> None:
+    image, spikes = torch.rand(2, 3), torch.rand(4, 2, 3)
+    constant = SpikeTrainCoding(4, leak=0.5)(image)
+    varying = SpikeTrain(spikes, weighted_mean(spikes, 0.5), 0.5)
+    for total, factor in ((constant + varying, 1), (varying + constant, 1), (constant + constant, 0)):
+        expected = image + (spikes if factor else image.expand(4, 2, 3))
+        assert torch.equal(total.steps, expected)
+        torch.testing.assert_close(total.mean, weighted_mean(expected, 0.5))
+        assert total.constant is (factor == 0)
 
 
 def saved_bytes(network: nn.Module, x: Tensor) -> int:

@@ -175,3 +175,37 @@ def test_a_channel_of_zero_weights_is_kept() -> None:
     trace = reference.run_integer(integers, np.zeros((1, 3), np.int64))
     assert trace.payloads["n"][:, 0].tolist() == [[1, 0], [1, 0]]
     assert (trace.output * host.output_scale)[0] == pytest.approx([0.5, 0.0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"leak_above_one": False}, "n: leak is 1.2; the chip's neurons have no leak above 1"),
+        ({"step_mixing": False}, r"n: mixes the steps of its input \(T-GIM\); the chip's neurons cannot store them"),
+    ],
+)
+def test_lm_ht_is_refused_where_neurons_are_not_programmable(change: dict[str, object], message: str) -> None:
+    theta = np.array([1.0])
+    mixed = MultiThresholdLIF("n", ("l",), theta, theta, theta, 1.2, "soft", "ge", mixing=np.full((2, 2), 0.5))
+    nodes = (
+        Input("x", (), (3,)),
+        Linear("l", ("x",), np.ones((2, 3)), np.zeros(2)),
+        mixed,
+        Linear("m", ("n",), np.eye(2), np.zeros(2)),
+        Readout("r", ("m",)),
+    )
+    numerics = load_chip("loihi2").numerics.model_copy(update=change)
+    with pytest.raises(CompileError, match=f"^{message}"):
+        quantize(run_passes(Network(nodes, 2)), numerics, 8)
+
+
+def test_a_counted_readout_must_be_the_last_population_and_without_leak() -> None:
+    theta = np.array([1.0])
+    nodes = (
+        Input("x", (), (3,)),
+        Linear("l", ("x",), np.ones((2, 3)), np.zeros(2)),
+        MultiThresholdLIF("n", ("l",), theta, theta, theta, 0.5, "soft", "ge"),
+        Readout("r", ("n",), leak=0.5),
+    )
+    with pytest.raises(CompileError, match=r"^r: weighs spikes of n by a leak of 0.5; let a linear layer come between"):
+        quantized(Network(nodes, 2))

@@ -1,5 +1,6 @@
 """Sealed directories: identity, equal bytes, refusal of what was changed, nothing half-written."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -81,6 +82,19 @@ def test_refuses_what_does_not_match(tmp_path: Path, file: str, change, message:
     else:
         path.write_bytes(change(path.read_bytes()))
     with pytest.raises(CompileError, match=message):
+        read_program(tmp_path / "a")
+
+
+@pytest.mark.parametrize("section", ["chip", "network", "placement"])
+def test_a_program_of_another_version_is_refused(tmp_path: Path, section: str) -> None:
+    """Same format version and an intact seal, but a key this version needs is not there (as an older one wrote it)."""
+    write_program(tmp_path / "a", program_of(conv_network(1)), {})
+    path = tmp_path / "a" / "program.json"
+    sealed = json.loads(path.read_text())
+    sealed.pop("seal")
+    sealed[section].pop(next(iter(sealed[section])))
+    path.write_bytes(json_bytes({**sealed, "seal": hashlib.sha256(json_bytes(sealed)).hexdigest()}))
+    with pytest.raises(CompileError, match=r"was written by another snncompile .* in another form"):
         read_program(tmp_path / "a")
 
 

@@ -44,11 +44,11 @@ def _estimate_line(estimate: Mapping[str, Any]) -> str:
 
 def _layer_table(report: Mapping[str, Any]) -> Table:
     table = Table(title=f"layers on {report['target']}", title_justify="left")
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")
     for column in ("neurons", "synapses", "weight bits", "state bits", "depth", "cores"):
-        table.add_column(column, justify="right")
-    table.add_column("lowering")
-    table.add_column("exactness")
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("lowering", overflow="fold")
+    table.add_column("exactness", overflow="fold")
     for layer in report["layers"]:
         table.add_row(
             layer["name"],
@@ -66,11 +66,11 @@ def _layer_table(report: Mapping[str, Any]) -> Table:
 
 def _core_table(report: Mapping[str, Any]) -> Table:
     table = Table(title="cores (used of limit)", title_justify="left")
-    table.add_column("core", justify="right")
-    table.add_column("router")
-    table.add_column("layer")
+    table.add_column("core", justify="right", overflow="fold")
+    table.add_column("router", overflow="fold")
+    table.add_column("layer", overflow="fold")
     for resource in RESOURCES:
-        table.add_column(SHORT[resource], justify="right")
+        table.add_column(SHORT[resource], justify="right", overflow="fold")
     for core in report["cores"]:
         used = (f"{core[r]} / {core[f'{r}_limit']}  {100 * core[r] / core[f'{r}_limit']:3.0f} %" for r in RESOURCES)
         table.add_row(
