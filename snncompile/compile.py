@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile import network as float_network
-from snncompile import quant_network
 from snncompile.backend import Activity, backend_names, load_backend
 from snncompile.chip import load_target
 from snncompile.errors import CompileError
@@ -33,6 +32,7 @@ from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import quantize
 from snncompile.report.build import build_report
 from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, write_program
+from snncompile.verify_integers import verify_integers
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     FoldFlatten(),  # so that pools stand right before linear layers
@@ -102,7 +102,7 @@ def compile_file(
         folded = run_passes(network)
     with log.step("quantize"):
         quantized, host = quantize(folded, chip.numerics, weight_bits)
-        quant_network.verify(quantized)
+        verify_integers(quantized)
     with log.step("partition"):
         core_graph = partition.partition(quantized, chip)
         partition.verify(core_graph, quantized, chip)

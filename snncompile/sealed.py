@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snncompile import quant_network
 from snncompile.errors import CompileError, InternalError
 from snncompile.program import Program, from_plain, to_plain
+from snncompile.verify_integers import verify_integers
 
 FORMAT_VERSION = 1
 PROGRAM, ARRAYS, NETWORK, REPORT = "program.json", "arrays.npz", "network.nir", "report.json"
@@ -108,7 +108,7 @@ def read_program(directory: Path) -> Program:
     try:
         with np.load(directory / ARRAYS, allow_pickle=False) as file:
             program = from_plain(sealed, {name: file[name] for name in file.files})
-        quant_network.verify(program.network)
+        verify_integers(program.network)
     except (KeyError, TypeError, ValueError, InternalError) as error:
         # sealed and unchanged, yet not what this version writes
         made_by = sealed.get("provenance", {}).get("versions", {}).get("snncompile", "unknown")

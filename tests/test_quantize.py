@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_networks import conv_network, images, quantized, random_network
 
-from snncompile import quant_network, reference
+from snncompile import reference
 from snncompile.chip import load_chip
 from snncompile.compile import run_passes
 from snncompile.errors import CompileError, InternalError
@@ -16,6 +16,7 @@ from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readou
 from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import quantize
 from snncompile.state_bounds import prove, signed_bits
+from snncompile.verify_integers import verify_integers
 
 
 def test_signed_bits() -> None:
@@ -72,7 +73,7 @@ def test_the_proof_is_tight_where_it_can_be() -> None:
 @given(st.integers(0, 10_000))
 def test_holds_no_float_and_verifies(seed: int) -> None:
     network, _ = quantized(random_network(seed))
-    quant_network.verify(network)
+    verify_integers(network)
     for item in (*network.synapses, *network.populations):
         for value in vars(item).values():
             assert not isinstance(value, float)
@@ -109,7 +110,7 @@ def test_verify_finds_a_planted_fault(fault: str) -> None:
         ),
     }[fault]
     with pytest.raises(InternalError, match=synapses.name if fault != "state_bits" else population.name):
-        quant_network.verify(changed)
+        verify_integers(changed)
 
 
 @given(st.integers(0, 10_000))

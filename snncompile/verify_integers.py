@@ -1,0 +1,44 @@
+"""Checks that an integer network means something, and that its proven widths hold."""
+
+import numpy as np
+
+from snncompile.errors import InternalError
+from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
+from snncompile.state_bounds import prove
+
+
+def verify_integers(network: QuantNetwork) -> None:
+    """Checks an integer network; raises InternalError (the compiler made it).
+
+    Weights within weight_bits; order and names; shapes of per-channel arrays; thresholds increasing; delays that match
+    depths; the proven widths hold (`state_bounds.prove` run again).
+    """
+    known = {network.input_name: 0}
+    for population in network.populations:
+        for synapses in network.inputs_of(population):
+            _verify_synapses(synapses, known.get(synapses.source), population, network.timesteps)
+        channels = population.shape[0]
+        for name in ("bias", "v0"):
+            if getattr(population, name).shape != (channels,):
+                raise InternalError(f"{population.name}: {name} has shape {getattr(population, name).shape}")
+        if (np.diff(population.thresholds, axis=0) <= 0).any() or (population.thresholds <= 0).any():
+            raise InternalError(f"{population.name}: thresholds are not positive and increasing")
+        if population.spiking and (population.payload <= 0).any():
+            raise InternalError(f"{population.name}: a spike without payload")
+        known[population.name] = population.depth
+        bounds = prove(network, population)
+        if bounds.state_bits > population.state_bits or bounds.input_bits > population.input_bits:
+            raise InternalError(
+                f"{population.name}: {bounds.state_bits} state bits needed, {population.state_bits} declared"
+            )
+
+
+def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population, timesteps: int) -> None:
+    if source_depth is None:
+        raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
+    arrives = target.depth - target.waits(timesteps)
+    if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != arrives:
+        raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {arrives}")
+    limit = 1 << (synapses.weight_bits - 1)
+    if synapses.weight.min() < -limit or synapses.weight.max() >= limit:
+        raise InternalError(f"{synapses.name}: a weight needs more than {synapses.weight_bits} bits")
