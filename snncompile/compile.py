@@ -140,7 +140,9 @@ def lowering_of(network: QuantNetwork) -> Mapping[str, Mapping[str, str]]:
     """Per population: how it is put on the chip, and what is claimed of that (rounding to integers apart)."""
     lowering = {}
     for population in network.populations:
-        if not population.spiking:
+        if population.mixing is not None:
+            lowering[population.name] = {"lowering": "graded, store and forward", "exactness": "exact"}
+        elif not population.spiking:
             lowering[population.name] = {"lowering": "accumulate", "exactness": "exact"}
         elif len(population.thresholds) == 1:
             lowering[population.name] = {"lowering": "native", "exactness": "exact"}
