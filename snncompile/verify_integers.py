@@ -3,7 +3,7 @@
 import numpy as np
 
 from snncompile.errors import InternalError
-from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
+from snncompile.quant_network import DECAY_ONE, Population, QuantNetwork, QuantSynapses
 from snncompile.state_bounds import prove
 
 
@@ -21,6 +21,10 @@ def verify_integers(network: QuantNetwork) -> None:
         for name in ("bias", "v0"):
             if getattr(population, name).shape != (channels,):
                 raise InternalError(f"{population.name}: {name} has shape {getattr(population, name).shape}")
+        if abs(population.decay) > DECAY_ONE:
+            raise InternalError(f"{population.name}: decay {population.decay} is beyond {DECAY_ONE}")
+        if population.mixing is not None and population.mixing.shape != (network.timesteps, network.timesteps):
+            raise InternalError(f"{population.name}: mixes {population.mixing.shape} of {network.timesteps} steps")
         if (np.diff(population.thresholds, axis=0) <= 0).any() or (population.thresholds <= 0).any():
             raise InternalError(f"{population.name}: thresholds are not positive and increasing")
         if population.spiking and (population.payload <= 0).any():
@@ -36,6 +40,8 @@ def verify_integers(network: QuantNetwork) -> None:
 def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population, timesteps: int) -> None:
     if source_depth is None:
         raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
+    if synapses.kind == "one_to_one" and len(synapses.weight) != target.shape[0]:
+        raise InternalError(f"{synapses.name}: {len(synapses.weight)} weights for {target.shape[0]} channels")
     arrives = target.depth - target.waits(timesteps)
     if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != arrives:
         raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {arrives}")

@@ -10,7 +10,7 @@ import pytest
 from snncompile.backends.lava import emit
 
 from snncompile.quant_network import Population, QuantSynapses
-from snncompile.reference import emitted, initial_state, integer_current, step_population
+from snncompile.reference import emitted, initial_state, input_currents, integer_current, step_population
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,21 @@ def test_synapses(arithmetic: ModuleType, seed: int, bits: int) -> None:
     assert ours.product.weight.dtype == {8: np.float32, 22: np.float64, 47: np.int64}[bits]
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("bits", [8, 22, 47])
+def test_one_to_one(arithmetic: ModuleType, seed: int, bits: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape, pool = ((7,), (1, 1)) if seed % 3 == 0 else ((3, 5, 8), (1, 1) if seed % 3 == 1 else (2, 3))
+    limit = 1 << (bits - 1)
+    weight = np.append(rng.integers(-limit, limit, shape[0] - 1), -limit)
+    synapses = QuantSynapses("s", "n", "one_to_one", weight, bits, int(rng.integers(0, 4)), pool)
+    payloads = rng.integers(0, 256, (5, *shape)) * (rng.random((5, *shape)) < 0.3)
+    ours = arithmetic.Synapses(as_json(synapses), weight, shape, 255, np.int64)
+    current = ours.current(payloads.reshape(5, -1).astype(np.int32))
+    np.testing.assert_array_equal(current, integer_current(synapses, payloads).reshape(5, -1))
+    assert ours.product.weight.dtype == {8: np.float32, 22: np.float64, 47: np.int64}[bits]
+
+
 def test_silence_costs_no_product(arithmetic: ModuleType) -> None:
     synapses = QuantSynapses("s", "n", "linear", np.ones((2, 3), int), 8, 0)
     ours = arithmetic.Synapses(as_json(synapses), synapses.weight, (3,), 1, np.int32)
@@ -61,11 +76,12 @@ def test_silence_costs_no_product(arithmetic: ModuleType) -> None:
 
 @pytest.mark.parametrize("reset", ["soft", "hard", "none"])
 @pytest.mark.parametrize("fire", ["ge", "gt"])
-@pytest.mark.parametrize("decay", [0, 1, 2048, 3000, 4095, 4096])
+@pytest.mark.parametrize("decay", [-4096, -1, 0, 1, 2048, 3000, 4095, 4096])
 @pytest.mark.parametrize("state_bits", [16, 24, 45])
 def test_neurons(arithmetic: ModuleType, reset: Any, fire: Any, decay: int, state_bits: int) -> None:
-    rng = np.random.default_rng(decay + state_bits)
-    reach = 1 << (state_bits - 6)
+    """One step from any state the width allows, its ends included."""
+    rng = np.random.default_rng(state_bits + decay % 97)
+    reach, end = 1 << (state_bits - 6), 1 << (state_bits - 1)
     thresholds = np.cumsum(rng.integers(1, reach, (3, 4)), axis=0)
     constants = {
         "bias": rng.integers(-9, 9, 4),
@@ -76,17 +92,53 @@ def test_neurons(arithmetic: ModuleType, reset: Any, fire: Any, decay: int, stat
         "n", (4, 2, 3), (), thresholds=thresholds, payload=np.array([1, 5, 300]), decay=decay, reset=reset, fire=fire,
         depth=1, input_bits=state_bits - 1, state_bits=state_bits, **constants,
     )  # fmt: skip
-    arrays = {name: getattr(population, name) for name in ("bias", "v0", "thresholds", "subtract", "payload")}
-    ours = arithmetic.Neurons(as_json(population), arrays)
-    assert ours.dtype is (np.int64 if state_bits == 45 or (state_bits == 24 and decay) else np.int32)
-    v, theirs = ours.start(5), initial_state(population, 5)
-    for _ in range(6):
-        a = rng.integers(-reach, 3 * reach, (5, 4, 2, 3))
-        a[0] = thresholds[1, :, None, None]  # exactly at a threshold, as far as the state allows
-        payloads, v = ours.step(v, a.reshape(5, -1).astype(ours.dtype))
-        _, k, theirs = step_population(population, theirs, a)
-        np.testing.assert_array_equal(payloads, emitted(population, k).reshape(5, -1))
-        np.testing.assert_array_equal(v, theirs.reshape(5, -1))
+    ours = arithmetic.Neurons(as_json(population), emit._arrays(population))
+    assert ours.dtype is (np.int32 if state_bits == 16 or (state_bits == 24 and decay in (0, 4095, 4096)) else np.int64)
+    np.testing.assert_array_equal(ours.start(5), initial_state(population, 5).reshape(5, -1))
+    np.testing.assert_array_equal(ours.bias, np.repeat(population.bias, 6))
+    v = rng.integers(-end, end, (40, 4, 2, 3))
+    v[0], v[1], v[2] = 0, -end, end - 1
+    current = rng.integers(-reach, 3 * reach, v.shape)
+    current[0] = thresholds[1, :, None, None]  # exactly at a threshold
+    payloads, after = ours.step(v.reshape(40, -1).astype(ours.dtype), current.reshape(40, -1))
+    _, k, theirs = step_population(population, v, current)
+    np.testing.assert_array_equal(payloads, emitted(population, k).reshape(40, -1))
+    np.testing.assert_array_equal(after, theirs.reshape(40, -1))
+    assert ours.spiking
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 5])
+@pytest.mark.parametrize("input_bits", [9, 18, 45])
+def test_mixing(arithmetic: ModuleType, timesteps: int, input_bits: int) -> None:
+    """Samples back to back as on the chip's clock; input at both ends of its width; silence is the number 0."""
+    rng = np.random.default_rng(timesteps)
+    population = mixing_population(rng, timesteps, input_bits)
+    end = 1 << (input_bits - 1)
+    arrived = rng.integers(-end, end, (timesteps, 4, 5, 2, 3))  # (T, samples, lanes, channels, width)
+    arrived[:, 0], arrived[:, 1], arrived[0, 2] = end - 1, -end, 0
+    flat = np.moveaxis(arrived, 1, 0).reshape(4 * timesteps, 5, 6)
+    ours = arithmetic.Mixing(as_json(population), emit._arrays(population), lanes=5)
+    bias, read = np.repeat(population.bias, 3), []
+    for chip_step in range(5 * timesteps - 1):
+        if chip_step < 4 * timesteps:
+            current = flat[chip_step] if flat[chip_step].any() else 0
+            ours.store(chip_step, current + bias)
+        if (t := chip_step - timesteps + 1) >= 0:
+            read.append(ours.current(t))
+    theirs = np.stack([input_currents(population, arrived[:, sample]) for sample in range(4)])
+    np.testing.assert_array_equal(np.stack(read), theirs.reshape(4 * timesteps, 5, 6))
+    assert ours.stores.dtype == {9: np.float32, 18: np.float64, 45: np.int64}[input_bits]
+
+
+def mixing_population(rng: np.random.Generator, timesteps: int, input_bits: int) -> Population:
+    """Rows of mixing up to just below 1/4096 * 2^15 in sum, one of them 0 from two steps on."""
+    limit = (1 << 15) // timesteps
+    mixing = rng.integers(-limit, limit, (timesteps, timesteps))
+    mixing[0], mixing[1:2] = limit - 1, 0
+    none, bias = np.zeros((0, 2), int), rng.integers(-9, 9, 2)
+    return Population(
+        "n", (2, 3), (), bias, bias, none, none[:, 0], none, 0, "none", "ge", timesteps, input_bits, 62, mixing
+    )
 
 
 def test_neurons_without_thresholds_sum(arithmetic: ModuleType) -> None:
@@ -94,8 +146,8 @@ def test_neurons_without_thresholds_sum(arithmetic: ModuleType) -> None:
     population = Population(
         "n", (2,), (), np.array([1, 2]), np.array([0, 5]), none, none[:, 0], none, 0, "none", "ge", 1, 8, 8
     )
-    arrays = {name: getattr(population, name) for name in ("bias", "v0", "thresholds", "subtract", "payload")}
-    ours = arithmetic.Neurons(as_json(population), arrays)
-    payloads, v = ours.step(ours.start(1), np.array([[10, -10]], np.int32))
+    ours = arithmetic.Neurons(as_json(population), emit._arrays(population))
+    payloads, v = ours.step(ours.start(1), np.array([[11, -8]], np.int32))
+    assert not ours.spiking
     assert payloads.tolist() == [[0, 0]]
     assert v.tolist() == [[11, -3]]

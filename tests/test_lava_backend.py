@@ -7,105 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from lava_networks import INPUT_MAX, SHAPES, program_of, random_network, random_payloads, seal
 from snncompile.backends.lava import LavaBackend
 from snncompile.backends.lava.emit import emit, narrowed
 
 from snncompile.errors import CompileError
-from snncompile.quant_network import Population, QuantNetwork, QuantSynapses, verify
 from snncompile.reference import run_integer
-from snncompile.state_bounds import input_interval, prove
 
 needs_lava = pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava-nc is not installed")
-
-INPUT_MAX = 255
-SHAPES = {"n1": (4, 9, 8), "n2": (4, 9, 8), "n3": (6, 2, 4), "n4": (12,), "out": (5,)}
-
-
-def random_synapses(rng: np.random.Generator) -> tuple[QuantSynapses, ...]:
-    """Convolutions with groups, dilation, stride and pools, linear layers, shortcuts over 2 and 4 steps."""
-
-    def conv(name: str, source: str, *shape: int, bits: int = 8, exponent: int = 0, **geometry: Any) -> QuantSynapses:
-        limit = 1 << (bits - 1)
-        kind = "linear" if len(shape) == 2 else "conv"
-        return QuantSynapses(name, source, kind, rng.integers(-limit, limit, shape), bits, exponent, **geometry)
-
-    into_n3 = {"pool": (2, 2), "stride": (2, 1), "padding": (1, 1)}
-    return (
-        conv("c1", "input", 4, 2, 3, 3, padding=(1, 1)),
-        conv("c2", "n1", 4, 2, 3, 3, bits=4, exponent=3, padding=(2, 1), dilation=(2, 1), groups=2),
-        conv("c3", "n2", 6, 4, 3, 3, **into_n3),
-        conv("c3b", "n2", 6, 2, 3, 3, bits=3, exponent=2, groups=2, **into_n3),
-        conv("c3s", "n1", 6, 4, 3, 3, delay_steps=2, **into_n3),
-        conv("f4", "n3", 12, 6 * 1 * 2, bits=16, exponent=5, pool=(2, 2)),
-        conv("f5", "n4", 5, 12),
-        conv("f5s", "n1", 5, 4 * 9 * 8, bits=2, delay_steps=4),
-    )
-
-
-def random_population(
-    rng: np.random.Generator, network: QuantNetwork, name: str, synapses: tuple[str, ...]
-) -> Population:
-    """Neurons with thresholds within reach of their input; the last sums only."""
-    channels, depth = SHAPES[name][0], len(network.populations) + 1
-    intervals = [
-        input_interval(network.synapses_by_name[s], network.payload_max_of(network.synapses_by_name[s].source))
-        for s in synapses
-    ]
-    reach = max(8, int(np.mean([np.minimum(-low, high).mean() for low, high in intervals])) // 6)
-    levels = 0 if name == "out" else int(rng.integers(1, 5))
-    thresholds = np.cumsum(rng.integers(1, reach, (levels, channels)), axis=0)
-    return Population(
-        name=name,
-        shape=SHAPES[name],
-        synapses=synapses,
-        bias=rng.integers(-reach // 8, reach // 8 + 1, channels),
-        v0=rng.integers(-reach // 4, reach // 4 + 1, channels),
-        thresholds=thresholds,
-        payload=np.cumsum(rng.integers(1, 4, levels)),
-        subtract=thresholds if rng.random() < 0.5 else rng.integers(0, reach, (levels, channels)),
-        decay=int(rng.choice([0, 2048, 3000])),
-        reset=str(rng.choice(["soft", "hard", "none"])),  # type: ignore[arg-type]
-        fire=str(rng.choice(["ge", "gt"])),  # type: ignore[arg-type]
-        depth=depth,
-        input_bits=62,
-        state_bits=62,
-    )
-
-
-def random_network(seed: int, timesteps: int = 3) -> QuantNetwork:
-    """A valid network of random integers with every geometry and neuron the integer network knows."""
-    rng = np.random.default_rng(seed)
-    network = QuantNetwork("input", (2, 9, 8), INPUT_MAX, random_synapses(rng), (), timesteps)
-    inputs = {"n1": ("c1",), "n2": ("c2",), "n3": ("c3", "c3b", "c3s"), "n4": ("f4",), "out": ("f5", "f5s")}
-    for name, synapses in inputs.items():
-        population = random_population(rng, network, name, synapses)
-        bounds = prove(network, population)
-        population = replace(population, input_bits=bounds.input_bits, state_bits=bounds.state_bits)
-        network = replace(network, populations=(*network.populations, population))
-    verify(network)
-    return network
-
-
-def random_payloads(seed: int, samples: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, INPUT_MAX + 1, (samples, 2, 9, 8))
-
-
-def program_of(network: QuantNetwork) -> Any:
-    return SimpleNamespace(network=network, host=SimpleNamespace(input_scale=0.5))
-
-
-def seal(directory: Path, network: QuantNetwork) -> Path:
-    (directory / "lava").mkdir()
-    for name, content in LavaBackend().emit(program_of(network)).items():
-        (directory / name).write_bytes(content)
-    return directory
 
 
 def break_layer(directory: Path, layer: str, statement: str) -> None:

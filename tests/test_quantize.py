@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_networks import conv_network, images, quantized, random_network
+from random_networks import conv_network, images, quantized, random_network, residual_network
 
 from snncompile import reference
 from snncompile.chip import load_chip
@@ -88,29 +88,32 @@ def test_refuses_a_float() -> None:
         replace(network.synapses[0], exponent=1.0)
 
 
-@pytest.mark.parametrize("fault", ["weight", "state_bits", "delay"])
-def test_verify_finds_a_planted_fault(fault: str) -> None:
-    network, _ = quantized(conv_network(1))
-    synapses, population = network.synapses[1], network.populations[1]
-    changed = {
-        "weight": replace(
-            network,
-            synapses=(network.synapses[0], replace(synapses, weight=synapses.weight * 40), *network.synapses[2:]),
-        ),
-        "state_bits": replace(
-            network,
-            populations=(
-                network.populations[0],
-                replace(population, state_bits=population.state_bits - 1),
-                *network.populations[2:],
-            ),
-        ),
-        "delay": replace(
-            network, synapses=(network.synapses[0], replace(synapses, delay_steps=2), *network.synapses[2:])
-        ),
-    }[fault]
-    with pytest.raises(InternalError, match=synapses.name if fault != "state_bits" else population.name):
-        verify_integers(changed)
+@pytest.mark.parametrize(
+    ("where", "change", "message"),
+    [
+        ("synapses", lambda s: {"weight": s.weight * 40}, "a weight needs more than 8 bits"),
+        ("synapses", lambda s: {"delay_steps": 2}, "delay 2 from depth"),
+        ("synapses", lambda s: {"source": "nowhere"}, "reads 'nowhere', which is not before it"),
+        ("populations", lambda p: {"state_bits": p.state_bits - 1}, "state bits needed"),
+        ("populations", lambda p: {"decay": 5000}, "decay 5000 is beyond 4096"),
+        ("populations", lambda p: {"mixing": np.ones((9, 9), np.int64)}, r"mixes \(9, 9\) of"),
+        ("populations", lambda p: {"thresholds": -p.thresholds}, "thresholds are not positive and increasing"),
+        ("populations", lambda p: {"bias": p.bias[:-1]}, "bias has shape"),
+    ],
+)
+def test_verify_finds_a_planted_fault(where: str, change, message: str) -> None:
+    network, _ = quantized(conv_network(2))
+    items = list(getattr(network, where))
+    items[1] = replace(items[1], **change(items[1]))
+    with pytest.raises(InternalError, match=f"^{items[1].name}: .*{message}"):
+        verify_integers(replace(network, **{where: tuple(items)}))
+
+
+def test_verify_counts_the_weights_of_a_shortcut() -> None:
+    network, _ = quantized(residual_network(2))
+    items = tuple(replace(s, weight=np.ones(9, np.int64)) if s.kind == "one_to_one" else s for s in network.synapses)
+    with pytest.raises(InternalError, match="n3_from_n1: 9 weights for"):
+        verify_integers(replace(network, synapses=items))
 
 
 @given(st.integers(0, 10_000))

@@ -92,7 +92,8 @@ class CoreCounter:
             return np.concatenate([joined([getattr(b[name], field) for b in batches]) for name in names], axis=2)
 
         def hop(axis: int) -> Counts:
-            return np.sum([joined([b[name].hops[axis] for b in batches if b[name].hops]) for name in names], axis=0)
+            pairs = [[batch[name].hops for batch in batches] for name in names]
+            return np.sum([joined([pair[axis] for pair in batch if pair is not None]) for batch in pairs], axis=0)
 
         depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
         receptions = tuple(

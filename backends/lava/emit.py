@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ PROGRAM_FILES = (
     "simulation.py",
     "watch.py",
 )
-FORMAT = 1
+FORMAT = 2
 """Version of network.json and weights.npz; counts up when a reader must change."""
 
 
@@ -56,16 +57,22 @@ def describe(network: QuantNetwork, input_scale: float) -> dict[str, object]:
 
 
 def network_arrays(network: QuantNetwork) -> dict[str, NDArray[np.generic]]:
-    """SYNAPSES.weight and POPULATION.bias, .v0, .thresholds, .subtract, .payload, as narrow as the values allow."""
+    """SYNAPSES.weight and POPULATION.bias, .v0, .thresholds, .subtract, .payload, as narrow as the values allow.
+
+    POPULATION.mixing is there only where the population mixes steps.
+    """
     nodes: tuple[QuantSynapses | Population, ...] = (*network.synapses, *network.populations)
     return {f"{node.name}.{name}": narrowed(array) for node in nodes for name, array in _arrays(node).items()}
 
 
 def _scalars(node: QuantSynapses | Population) -> dict[str, object]:
-    arrays = _arrays(node)
-    return {field.name: getattr(node, field.name) for field in fields(node) if field.name not in arrays}
+    return {name: value for name, value in _values(node).items() if not isinstance(value, np.ndarray)}
 
 
 def _arrays(node: QuantSynapses | Population) -> dict[str, IntArray]:
-    values = ((field.name, getattr(node, field.name)) for field in fields(node))
-    return {name: value for name, value in values if isinstance(value, np.ndarray)}
+    return {name: value for name, value in _values(node).items() if isinstance(value, np.ndarray)}
+
+
+def _values(node: QuantSynapses | Population) -> dict[str, Any]:
+    """The fields by name; what is None (no mixing) is left out."""
+    return {field.name: value for field in fields(node) if (value := getattr(node, field.name)) is not None}

@@ -32,7 +32,7 @@ SILENCE_S = 120.0
 
 @dataclass(frozen=True, eq=False)
 class LavaResult:
-    """output (N, n) after step T, payloads (T, N, *shape) of the recorded populations, and the program's own times."""
+    """output (N, n), payloads (T, N, *shape) of the recorded populations, and the program's own times."""
 
     output: IntArray
     payloads: Mapping[str, IntArray]

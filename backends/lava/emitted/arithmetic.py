@@ -11,6 +11,9 @@ import numpy as np
 DECAY_ONE = 4096
 """Denominator of the 12-bit decay, as on Loihi."""
 
+MIX_SHIFT = 12
+"""Fractional bits of `mixing`."""
+
 COLUMN_BYTES = 4 << 20
 """Largest unfolded image a convolution makes at once; what fits the cache is fastest."""
 
@@ -45,6 +48,8 @@ class Synapses:
         scaled = (weight << spec["exponent"]).astype(exact_type(max(row_sum, 1) * pooled_max))
         if spec["kind"] == "linear":
             self.product: Callable[[np.ndarray], Any] = Product(scaled)
+        elif spec["kind"] == "one_to_one":
+            self.product = Scaling(scaled)
         else:
             self.product = Convolution(scaled, spec)
 
@@ -68,6 +73,17 @@ class Product:
 
     def __call__(self, s: np.ndarray) -> Any:
         return s.reshape(len(s), -1).astype(self.weight.dtype) @ self.weight
+
+
+class Scaling:
+    """W s for one weight a channel, (channels,), and s (B, channels, ...): neuron i reads value i only."""
+
+    def __init__(self, weight: np.ndarray) -> None:
+        self.weight = weight[:, None]
+
+    def __call__(self, s: np.ndarray) -> Any:
+        y = s.reshape(len(s), len(self.weight), -1).astype(self.weight.dtype) * self.weight
+        return y.reshape(len(s), -1)
 
 
 class Convolution:
@@ -101,16 +117,46 @@ class Convolution:
         return y.reshape(lanes, -1)
 
 
+class Mixing:
+    """I[t] = (sum_j mixing[t, j] * (a[j] + bias)) >> 12 over the T steps of a sample: store and forward.
+
+    Input i of the stream (step i % T of its sample) is stored; once the T inputs of a sample are there, its steps can
+    be read. Two stores are used in turn: the next sample's input arrives while the steps of this one are read.
+
+    mixing (T, T). The type follows from the largest sum of |mixing| of a step times the bound of |a + bias|, which the
+    proven input_bits give.
+    """
+
+    def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray], lanes: int) -> None:
+        mixing, bias = (arrays[name].astype(np.int64) for name in ("mixing", "bias"))
+        largest = (1 << (spec["input_bits"] - 1)) + int(np.abs(bias).max())
+        kind = exact_type(max(int(np.abs(mixing).sum(1).max()), 1) * largest)
+        self.mixing, self.shape = mixing.astype(kind), (lanes, int(np.prod(spec["shape"])))
+        self.stores = np.zeros((2, len(mixing), int(np.prod(self.shape))), kind)
+
+    def store(self, i: int, biased: np.ndarray) -> None:
+        """Input i of the stream: a + bias, (lanes, n) or (n,) for all lanes."""
+        sample, step = divmod(i, len(self.mixing))
+        self.stores[sample % 2, step].reshape(self.shape)[:] = biased
+
+    def current(self, t: int) -> Any:
+        """I (lanes, n) int64 of logical step t; all inputs of its sample are stored."""
+        sample, step = divmod(t, len(self.mixing))
+        summed = self.mixing[step] @ self.stores[sample % 2]
+        return summed.astype(np.int64).reshape(self.shape) >> MIX_SHIFT
+
+
 class Neurons:
     """Multi-threshold integrate-and-fire neurons; one step for all lanes, all integers.
 
-        u = decay(v) + a + bias                 decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
+        u = decay(v) + I                        decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
         k = number of j with u >= thresholds[j] (fire "gt": >)
         y = payload[k-1], 0 where k = 0
         v = u - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u ("none")
 
-    Without thresholds they never fire and only sum. bias, v0 (channels,); thresholds, subtract (levels, channels);
-    payload (levels,). Types are as narrow as the proven state_bits and input_bits allow.
+    I is a + bias, or what `Mixing` makes of it; a decay below 0 amplifies. Without thresholds they never fire and only
+    sum. bias, v0 (channels,); thresholds, subtract (levels, channels); payload (levels,). Types are as narrow as the
+    proven state_bits and input_bits allow.
     """
 
     def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -129,24 +175,29 @@ class Neurons:
 
     @staticmethod
     def state_type(spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
-        """int32 where every state, |v| * 4096 and every constant fits, else int64."""
-        bits = max(spec["input_bits"], spec["state_bits"] + (12 if spec["decay"] else 0))
-        largest = max(int(np.abs(arrays[name].astype(np.int64)).max(initial=0)) for name in arrays)
+        """int32 where every state, |v| * (4096 - decay) and every constant fits, else int64."""
+        factor_bits = (DECAY_ONE - spec["decay"]).bit_length() if spec["decay"] else 0
+        bits = max(spec["input_bits"], spec["state_bits"] + factor_bits)
+        largest = max(int(np.abs(array.astype(np.int64)).max(initial=0)) for array in arrays.values())
         return np.int32 if bits < 32 and largest < 1 << 30 else np.int64
+
+    @property
+    def spiking(self) -> bool:
+        return len(self.thresholds) > 0
 
     def start(self, lanes: int) -> np.ndarray:
         """State v0 of every neuron (lanes, n)."""
         return np.tile(self.v0, (lanes, 1))
 
     def decay(self, v: np.ndarray) -> Any:
-        """Toward zero in 12-bit fixed point; a decay of 0 keeps v."""
+        """Toward zero in 12-bit fixed point; a decay of 0 keeps v, one below 0 makes it grow."""
         if self.decay_rate == 0:
             return v
         return np.sign(v) * ((np.abs(v) * (DECAY_ONE - self.decay_rate)) >> 12)
 
     def step(self, v: np.ndarray, current: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Payloads to send and the state after reset, both (lanes, n)."""
-        u = self.decay(v) + current + self.bias
+        """Payloads to send and the state after reset on the input I = `current`, all (lanes, n)."""
+        u = (self.decay(v) + current).astype(self.dtype, copy=False)
         payloads = np.zeros(u.shape, np.int32)
         v = u
         for level, threshold in enumerate(self.thresholds):

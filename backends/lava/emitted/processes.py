@@ -7,7 +7,8 @@ Time. In chip step c (0, 1, ...) a population at depth d does logical step c - d
 receive what the sources sent in this same chip step and add it to the current that is due `delay_steps` later. A spike
 sent in step c therefore acts in step c + delay_steps, as on the chip, and a population d connections behind the input
 runs d steps behind it. Samples follow each other every T steps without a gap: a population sets its state to v0 at the
-first step of each (interval T, offset d), and outside the stream, first and last steps, does nothing.
+first step of each (interval T, offset d), and outside the stream, first and last steps, does nothing. A population that
+mixes steps needs a sample's last input in its first step: it stores what arrives from chip step d - (T - 1) on.
 """
 
 import sys
@@ -15,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from arithmetic import Neurons, Synapses
+from arithmetic import Mixing, Neurons, Synapses
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
@@ -82,8 +83,9 @@ class Population(AbstractProcess):  # type: ignore[misc]
     """Neurons of one layer with the synapses into them. Port s_in_i is connection i; Var v (B, n) is the state now.
 
     spec, arrays: the population in network.json and weights.npz. inputs: per connection the arguments of `Synapses`.
-    groups, lanes, timesteps: groups of B samples, T steps each. states (groups, B, n) or None: gets v after the last
-    step of each sample; record (T, groups, B, n) or None: gets every payload sent; both in shared memory. journal.
+    groups, lanes, timesteps: groups of B samples, T steps each. output (groups, B, n) of zeros or None: gets the sum
+    of a sample's payloads, or v after its last step where the neurons never fire; record (T, groups, B, n) or None:
+    gets every payload sent; both in shared memory. journal.
     """
 
     def __init__(self, *, spec: dict[str, Any], inputs: list[dict[str, Any]], lanes: int, **params: Any) -> None:
@@ -96,7 +98,7 @@ class Population(AbstractProcess):  # type: ignore[misc]
 
 
 class PopulationModel(WatchedModel):
-    """Fixed point, any number of connections; `arithmetic.Synapses` and `arithmetic.Neurons` hold the equations."""
+    """Fixed point, any number of connections; `arithmetic.Synapses`, `.Mixing` and `.Neurons` hold the equations."""
 
     s_out = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
     v = LavaPyType(np.ndarray, np.int64)
@@ -105,8 +107,9 @@ class PopulationModel(WatchedModel):
         spec, inputs = params["spec"], params["inputs"]
         self.depth, self.timesteps = spec["depth"], params["timesteps"]
         self.logical_steps = params["groups"] * self.timesteps
-        self.states, self.record = params["states"], params["record"]
+        self.output, self.record = params["output"], params["record"]
         self.neurons = Neurons(spec, params["arrays"])
+        self.mixing = Mixing(spec, params["arrays"], params["lanes"]) if "mixing" in params["arrays"] else None
         self.synapses = [Synapses(**synapses, integer=self.neurons.dtype) for synapses in inputs]
         self.fresh = self.neurons.start(params["lanes"])
         self.silence = np.zeros(self.fresh.shape, np.int32)
@@ -116,6 +119,9 @@ class PopulationModel(WatchedModel):
     def chip_step(self, c: int) -> None:
         current, self.due[c % len(self.due)] = self.due[c % len(self.due)], 0
         t = c - self.depth
+        current = current + self.neurons.bias
+        if self.mixing and 0 <= (arriving := t + self.timesteps - 1) < self.logical_steps:
+            self.mixing.store(arriving, current)
         # Every process sends before it receives: two that wait for each other would never end.
         self.s_out.send(self.fire(t, current) if 0 <= t < self.logical_steps else self.silence)
         for i, synapses in enumerate(self.synapses):
@@ -123,13 +129,17 @@ class PopulationModel(WatchedModel):
             self.due[when] = self.due[when] + synapses.current(getattr(self, f"s_in_{i}").recv())
 
     def fire(self, t: int, current: Any) -> Any:
-        """Logical step t: the payloads to send."""
+        """Logical step t: the payloads to send. current: a + bias that arrive now, of no use to neurons that mix."""
         group, step = divmod(t, self.timesteps)
+        if self.mixing:
+            current = self.mixing.current(t)
         payloads, self.v = self.neurons.step(self.fresh if step == 0 else self.v, current)
         if self.record is not None:
             self.record[step, group] = payloads
-        if self.states is not None and step == self.timesteps - 1:
-            self.states[group] = self.v
+        if self.output is not None and self.neurons.spiking:
+            self.output[group] += payloads
+        elif self.output is not None and step == self.timesteps - 1:
+            self.output[group] = self.v
         return payloads
 
 

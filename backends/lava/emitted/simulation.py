@@ -15,12 +15,15 @@ from watch import Journal, raise_written, shared, watch
 CHANNEL_SIZE = 2
 """Messages a channel holds. One is under way a step; Lava's default of 64 takes gigabytes with wide layers."""
 
-POPULATION_ARRAYS = ("bias", "v0", "thresholds", "subtract", "payload")
+POPULATION_ARRAYS = ("bias", "v0", "thresholds", "subtract", "payload", "mixing")
+"""`mixing` only of populations that mix steps."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """output (N, n): state of the last population after each sample's last step. payloads: name -> (T, N, *shape)."""
+    """output (N, n): the last population's payloads summed over each sample, or, where it has no thresholds, its state
+    after the sample's last step. payloads: name -> (T, N, *shape).
+    """
 
     output: np.ndarray
     payloads: dict[str, np.ndarray]
@@ -48,7 +51,7 @@ class Simulation:
         self.steps = self.groups * self.timesteps + max(spec["depth"] for spec in self.populations)
         self.senders = {spec["name"]: spec for spec in (network["input"], *self.populations)}
         self.record = {name: self._payload_memory(self.senders[name]) for name in record}
-        self.states = shared(self._lane_shape(self.populations[-1]), np.int64)
+        self.output = shared(self._lane_shape(self.populations[-1]), np.int64)
         self.journals = [Journal(name) for name in self.senders]
         self.processes = {network["input"]["name"]: self._source(network["input"], payloads)}
         for spec, journal in zip(self.populations, self.journals[1:], strict=True):
@@ -76,12 +79,14 @@ class Simulation:
     def _population(self, spec: dict[str, Any], inputs: Sequence[dict[str, Any]], journal: Journal) -> Any:
         return population_class(len(inputs))(
             spec=spec,
-            arrays={name: self.arrays[f"{spec['name']}.{name}"] for name in POPULATION_ARRAYS},
+            arrays={
+                name: self.arrays[key] for name in POPULATION_ARRAYS if (key := f"{spec['name']}.{name}") in self.arrays
+            },
             inputs=[self._connection(synapses) for synapses in inputs],
             groups=self.groups,
             lanes=self.lanes,
             timesteps=self.timesteps,
-            states=self.states if spec is self.populations[-1] else None,
+            output=self.output if spec is self.populations[-1] else None,
             record=self.record.get(spec["name"]),
             journal=journal,
         )
@@ -117,7 +122,7 @@ class Simulation:
         self.first.wait()
         self.first.stop()
         progress(self.samples)
-        output = self._by_sample(self.states[None], self.populations[-1])[0]
+        output = self._by_sample(self.output[None], self.populations[-1])[0]
         payloads = {name: self._by_sample(record, self.senders[name]) for name, record in self.record.items()}
         return Result(output, payloads, self.steps, wall_s)
 
