@@ -27,6 +27,7 @@ from snncompile.passes.fold_avg_pool import FoldAvgPool
 from snncompile.passes.fold_batch_norm import FoldBatchNorm
 from snncompile.passes.fold_flatten import FoldFlatten
 from snncompile.passes.fold_payload import FoldPayload
+from snncompile.passes.split_shared import SplitShared
 from snncompile.program import Program, Provenance
 from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import quantize
@@ -38,6 +39,7 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
     FoldFlatten(),  # so that pools stand right before linear layers
     FoldBatchNorm(),  # before pools: a norm must still stand next to its convolution
     ConnectIdentity(),  # before pools and payloads: they fold into synapses
+    SplitShared(),  # after norms: a norm may stand between a convolution and its readers
     FoldAvgPool(),
     FoldPayload(),  # after pools: payloads go straight into weights
     AlignDelays(),  # last: depths count what is left

@@ -161,8 +161,10 @@ class Readout(Node):
 Synapses = Conv2d | Linear | OneToOne
 SYNAPSES = (Conv2d, Linear, OneToOne)
 FOLDED = (Input, Conv2d, Linear, OneToOne, MultiThresholdLIF, Readout)
-LEAK_BELOW = 2.0
 """Node types left once every norm and pool is folded."""
+
+LEAK_BELOW = 2.0
+"""LM-HT's leak lies in (0.5, 1.5); every other system's in (0, 1]."""
 
 N = TypeVar("N", bound=Node)
 
@@ -289,7 +291,7 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
     """Checks that a network means something; raises CompileError naming the node.
 
     One Input first and one Readout last; unique names; inputs defined before use; node types within `allowed`; finite
-    parameters; leak in (0, 1]; increasing positive thresholds; positive variances; shapes that fit; T >= 1.
+    parameters; leak in (0, 2); increasing positive thresholds; positive variances; shapes that fit; T >= 1.
     """
     if network.timesteps < 1:
         raise CompileError("network", f"{network.timesteps} time steps", "needs at least 1")
@@ -319,6 +321,12 @@ def _verify_node(node: Node) -> None:
             raise CompileError(node.name, f"{field.name} holds NaN or infinite values", "train or load the model again")
     if not node.inputs and not isinstance(node, Input):
         raise CompileError(node.name, "has no input")
+    if len(set(node.inputs)) < len(node.inputs):
+        raise CompileError(
+            node.name, f"adds the same input twice: {', '.join(node.inputs)}", "double its weights instead"
+        )
+    if isinstance(node, Readout) and not 0 < node.leak <= 1:
+        raise CompileError(node.name, f"leak is {node.leak}", "a readout's leak must lie in (0, 1]")
     if len(node.inputs) > 1 and not isinstance(node, MultiThresholdLIF | Readout):
         raise CompileError(
             node.name, f"a {node.kind} has {len(node.inputs)} inputs, needs 1", "currents add up in a neuron"

@@ -152,8 +152,32 @@ def residual_network(seed: int) -> Network:
     return Network(tuple(nodes), timesteps)
 
 
+def shared_network(seed: int) -> Network:
+    """Pre-activation residual: one convolution's currents go to a neuron and past it into a later sum."""
+    rng = np.random.default_rng(seed)
+    channels = int(rng.integers(1, 4))
+
+    def conv(name: str, source: str, fan_in: int) -> Conv2d:
+        weight = rng.normal(0, 0.5, (channels, fan_in, 3, 3))
+        return Conv2d(name, (source,), weight, rng.normal(0, 0.1, channels), padding=(1, 1))
+
+    joined = MultiThresholdLIF(**{**vars(neuron(rng, "n2", "b")), "inputs": ("b", "c2")})
+    nodes = (
+        Input("x", (), (1, 5, 4), scale=1 / 255),
+        conv("c1", "x", 1),
+        batch_norm(rng, "b", "c1", channels),
+        neuron(rng, "n1", "b"),
+        conv("c2", "n1", channels),
+        joined,
+        Flatten("f", ("n2",)),
+        Linear("l", ("f",), rng.normal(0, 0.5, (3, channels * 20)), rng.normal(0, 0.1, 3)),
+        Readout("out", ("l",)),
+    )
+    return Network(nodes, int(rng.integers(1, 4)))
+
+
 def random_network(seed: int) -> Network:
-    return (shortcut_network, conv_network, residual_network)[seed % 3](seed)
+    return (shortcut_network, conv_network, residual_network, shared_network)[seed % 4](seed)
 
 
 def quantized(network: Network, weight_bits: int = 8, chip: str = "loihi2") -> tuple[QuantNetwork, HostScales]:

@@ -141,7 +141,7 @@ HOSTILE: list[tuple[Change, str]] = [
     (put("nodes/05_linear/bias", np.ones(3, complex)), f"{linear('bias')} holds complex128; allowed: numbers and text"),
     (put("nodes/00_input/shape", np.array([0, 4, 4])), "model.nir: 00_input: shape is [0, 4, 4]; needed: a shape, positive integers"),
     (put("nodes/00_input/shape", np.array([2**31, 2**31])), "model.nir: 00_input: puts out 4611686018427387904 values; a layer may put out 268435456"),
-    (put("nodes/02_mtlif/metadata/op_version", 7), "model.nir: 02_mtlif: op_version is 7; this snncompile reads version 1"),
+    (put("nodes/02_mtlif/metadata/op_version", 7), "model.nir: 02_mtlif: op_version is 7; this snncompile reads version 1 or 2"),
     (put("nodes/02_mtlif/metadata/thresholds", np.array([1.0, 1.0])), "model.nir: 02_mtlif: thresholds are [1.0, 1.0], they must be positive and increasing"),
     (put("nodes/02_mtlif/nodes/01_leaky_integrator/tau", np.full((2, 4, 4), 9.0)), "model.nir: 02_mtlif: its nodes are not those of its tag 'snncompile.multi_threshold_lif'; a tool changed one of them: export the model again"),
     (put("nodes/02_mtlif/nodes/01_leaky_integrator/tau", np.ones(3)), f"model.nir: 02_mtlif/01_leaky_integrator: is not a LI (All parameters must have the same shape); {AGAIN}"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import nn
 
@@ -40,17 +41,18 @@ positive = st.floats(1e-6, 1e3)
 
 
 @st.composite
-def neurons(draw: st.DrawFn, shape: tuple[int, ...]) -> MultiThresholdLIFGraph:
+def neurons(draw: st.DrawFn, shape: tuple[int, ...], timesteps: int) -> MultiThresholdLIFGraph:
     thresholds = np.array(sorted(draw(st.lists(positive, min_size=1, max_size=6, unique=True))))
     return MultiThresholdLIFGraph(
         shape,
         thresholds=thresholds,
         payload=[draw(finite) for _ in thresholds],
         subtract=[draw(finite) for _ in thresholds],
-        leak=draw(st.floats(0, 1, exclude_min=True)),
+        leak=draw(st.floats(0, 2, exclude_min=True, exclude_max=True)),
         reset=draw(st.sampled_from(["soft", "hard", "none"])),
         fire=draw(st.sampled_from(["ge", "gt"])),
         v0=draw(finite),
+        mixing=draw(st.none() | hnp.arrays(np.float64, (timesteps, timesteps), elements=finite)),
     )
 
 
@@ -69,18 +71,20 @@ def graphs(draw: st.DrawFn) -> nir.NIRGraph:
     wide = (2, *shape[1:])
     features = 2 * 2 * (shape[2] // 2)
     norm = {key: rng.normal(size=2) for key in ("gamma", "beta", "mean")}
-    metadata = {"coding": "direct", "scale": draw(positive), "timesteps": draw(st.integers(1, 9))}
+    timesteps = draw(st.integers(1, 9))
+    metadata = {"coding": "direct", "scale": draw(positive), "timesteps": timesteps}
+    readout = draw(st.sampled_from([{"readout": "mean"}, {"leak": draw(st.floats(0.01, 1)), "readout": "leaky"}]))
     nodes = {
         "00_input": nir.Input(np.array(shape), metadata=metadata),
         "01_conv2d": convolution(),
         "02_conv2d": convolution(),
-        "03_mtlif": draw(neurons(wide)),
+        "03_mtlif": draw(neurons(wide, timesteps)),
         "04_batch_norm": BatchNormGraph(wide, **norm, var=rng.uniform(0, 1, 2), eps=draw(positive)),
         "05_avg_pool": nir.AvgPool2d(2 * one, 2 * one, none),
         "06_flatten": nir.Flatten(np.array((2, 2, shape[2] // 2)), 0, -1),
         "07_linear": nir.Affine(rng.normal(size=(3, features)), rng.normal(size=3)),
-        "08_mtlif": draw(neurons((3,))),
-        "09_output": nir.Output(np.array((3,)), metadata={"readout": "mean", "scale": draw(positive)}),
+        "08_mtlif": draw(neurons((3,), timesteps)),
+        "09_output": nir.Output(np.array((3,)), metadata={**readout, "scale": draw(positive)}),
     }
     names = list(nodes)
     edges = [
@@ -227,20 +231,25 @@ def tagged() -> nir.NIRGraph:
 
 TAGS = [
     ({"op": "snncompile.lif"}, "03: op is 'snncompile.lif'; known: snncompile.batch_norm, snncompile.multi_threshold_lif"),
-    ({"op_version": 2}, "03: op_version is 2; this snncompile reads version 1"),
+    ({"op_version": 2}, "03: lacks 'mixing'; it has op, op_version, shape, parameters, thresholds, payload, subtract, fidelity"),
     ({"op_version": None}, "03: lacks 'op_version'; it has op, op_version, shape, parameters, thresholds, payload, subtract, fidelity"),
     ({"parameters": "{"}, "03: parameters is not JSON; export the model again"),
     ({"parameters": "[" * 10**6}, "03: parameters is not JSON; export the model again"),
     ({"parameters": "[]"}, "03: parameters is not a JSON object; export the model again"),
     ({"parameters": 3}, "03: parameters is 3; needed: a text"),
     ({"parameters": '{"reset": "soft", "fire": "ge", "leak": NaN, "v0": 0}'}, "03: leak is nan; needed: a finite number"),
-    ({"parameters": '{"reset": "soft", "fire": "ge", "leak": 2, "v0": 0}'}, "03: leak is 2.0, must lie in (0, 1]"),
+    ({"parameters": '{"reset": "soft", "fire": "ge", "leak": 2, "v0": 0}'}, "03: leak is 2.0, must lie in (0, 2)"),
     ({"parameters": '{"reset": "late", "fire": "ge"}'}, "03: reset is late; needed: 'soft' or 'hard' or 'none'"),
     ({"thresholds": np.array([0.5, np.nan])}, "03: thresholds holds NaN or infinite values; train or export the model again"),
     ({"thresholds": np.array([1.0, 0.5])}, "03: thresholds are [1.0, 0.5], they must be positive and increasing"),
     ({"thresholds": np.array([[1.0]])}, "03: thresholds has shape (1, 1); needed: 1 axes"),
     ({"payload": np.array([1.0])}, "03: thresholds, payload and subtract differ in length"),
     ({"payload": "many"}, "03: payload holds no real numbers"),
+    ({"mixing": np.array([[1.0, np.inf], [0, 1]])}, "03: mixing holds NaN or infinite values; train or export the model again"),
+    ({"mixing": np.ones((2, 3))}, "03: mixing has shape (2, 3), needed: (T, T)"),
+    ({"mixing": np.ones(4), "op_version": 2}, "03: mixing has shape (4,); needed: 2 axes"),
+    ({"mixing": "none"}, "03: mixing holds no real numbers"),
+    ({"op_version": 3}, "03: op_version is 3; this snncompile reads version 1 or 2"),
     ({"shape": np.array([2**40])}, "03: puts out 1099511627776 values; a layer may put out 268435456"),
     ({"shape": np.array([-1])}, "03: shape is [-1]; needed: a shape, positive integers"),
     ({"shape": np.array([3])}, "03: its nodes are not those of its tag 'snncompile.multi_threshold_lif'; a tool changed one of them: export the model again"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_networks import conv_network, images, neuron, random_network, shortcut_network
+from random_networks import conv_network, images, neuron, random_network, shared_network, shortcut_network
 
 from snncompile import network as float_network
 from snncompile.compile import PASSES, run_passes
@@ -80,6 +80,12 @@ def test_a_shortcut_is_delayed_by_the_depth_it_skips() -> None:
     depths = {node.name: node.depth for node in network.nodes if isinstance(node, MultiThresholdLIF | Readout)}
     assert delays == {"l1": 1, "l2": 1, "l3": 1, "skip": 2, "l4": 1}
     assert depths == {"n1": 1, "n2": 2, "n3": 3, "out": 4}
+
+
+def test_a_shared_convolution_is_copied_for_each_reader() -> None:
+    network = run_passes(shared_network(seed=0))
+    copies = {node.name: network.users(node.name)[0].name for node in network.nodes if isinstance(node, Conv2d)}
+    assert copies == {"c1_into_n1": "n1", "c1_into_n2": "n2", "c2": "n2"}
 
 
 def _chain(*nodes: Node) -> Network:

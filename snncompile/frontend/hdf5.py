@@ -43,7 +43,7 @@ def read_tree(path: Path) -> Tree:
         name, problem, hint = map(str, refused)
         where = f"{path}: {shown(name)}" if name else str(path)
         raise CompileError(where, shown(problem, 200), hint or RE_EXPORT)
-    tree, _ = _decoded(answer["tree"], content, 0)
+    tree: Tree = _decoded(answer["tree"], content, 0)[0]
     return tree
 
 

@@ -14,8 +14,9 @@ import nir
 import numpy as np
 
 from snncompile.errors import CompileError, nearest
+from snncompile.frontend.graph_order import cyclic, find_cycle
 from snncompile.frontend.hdf5 import RE_EXPORT, Tree, read_tree
-from snncompile.frontend.nir_nodes import cyclic, find_cycle, lift
+from snncompile.frontend.nir_nodes import lift
 from snncompile.frontend.untrusted import Fields, shown
 from snncompile.network import Shape
 

@@ -7,7 +7,6 @@ metadata tag (op, op_version, parameters) from which `lift` makes the operation 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import nir
@@ -16,10 +15,11 @@ from numpy.typing import ArrayLike
 
 from snncompile.errors import CompileError
 from snncompile.frontend.untrusted import Fields, shown
-from snncompile.network import Array, Fire, Reset, Shape
+from snncompile.network import LEAK_BELOW, Array, Fire, Reset, Shape
 
 OP_PREFIX = "snncompile."
-OP_VERSION = 1
+VERSION, VERSION_MIXING = 1, 2
+"""A neuron that mixes time steps says 2: whoever knows only 1 must not read it without the mixing."""
 LARGEST_LEVELS = 255
 STEP_S = 1e-4
 """Seconds a time step stands for in decompositions (NIR is in continuous time); snntorch and spikingjelly use it."""
@@ -37,7 +37,12 @@ class Operation(nir.NIRGraph):  # type: ignore[misc]
         return {**super().to_dict(), "type": "NIRGraph"}
 
     def _build(
-        self, shape: Shape, chain: Sequence[tuple[str, nir.NIRNode]], edges: list[tuple[int, int]], tag: dict[str, Any]
+        self,
+        shape: Shape,
+        chain: Sequence[tuple[str, nir.NIRNode]],
+        edges: list[tuple[int, int]],
+        tag: dict[str, Any],
+        version: int = VERSION,
     ) -> None:
         """Fills in the graph: Input, the nodes of `chain` and Output, joined by `edges` between positions."""
         ends = np.array(shape)
@@ -48,7 +53,7 @@ class Operation(nir.NIRGraph):  # type: ignore[misc]
         super().__init__(
             nodes=dict(zip(names, (node for _, node in listed), strict=True)),
             edges=[(names[a], names[b]) for a, b in edges],
-            metadata={"op": self.op, "op_version": OP_VERSION, "shape": ends, **tag},
+            metadata={"op": self.op, "op_version": version, "shape": ends, **tag},
             type_check=False,
         )
 
@@ -59,38 +64,19 @@ def numbered(slugs: Sequence[str]) -> list[str]:
     return [f"{i:0{width}d}_{slug}" for i, slug in enumerate(slugs)]
 
 
-def find_cycle(graph: nir.NIRGraph) -> list[str]:
-    """Nodes of a graph that form a cycle, in the order of the edges, the first repeated at the end; else empty."""
-    sorter: TopologicalSorter[str] = TopologicalSorter()
-    for source, target in sorted(graph.edges):
-        sorter.add(target, source)
-    try:
-        sorter.prepare()
-    except CycleError as error:
-        cycle = error.args[1][:-1]
-        first = cycle.index(min(cycle))
-        return [*cycle[first:], *cycle[: first + 1]]
-    return []
-
-
-def cyclic(prefix: str, cycle: list[str]) -> CompileError:
-    path = " -> ".join(map(shown, cycle))
-    return CompileError(
-        prefix + shown(cycle[0]), f"is in a cycle: {path}", "recurrent connections are not supported yet"
-    )
-
-
 class MultiThresholdLIFGraph(Operation):
     """The population `network.MultiThresholdLIF` of shape `shape`.
 
-    thresholds, payload, subtract (levels,), kept as float64. Raises ValueError unless 0 < leak <= 1, thresholds are
-    positive and increasing, the three have one length of at most 255, and reset and fire are known.
+    thresholds, payload, subtract (levels,) and mixing (T, T) or None, kept as float64. Raises ValueError unless
+    0 < leak < 2, thresholds are positive and increasing, the three have one length of at most 255, mixing is square,
+    and reset and fire are known.
 
     Decomposition, at STEP_S per step and with Euler's method: LI (I for leak 1) integrates u; one Threshold a level,
     whose comparison is strict, so that "ge" compares with the next smaller number; Scales by the payload's increments
     into the output; Scales by -leak * subtract's increments back into LI, which arrive one step later, where they equal
     a soft reset. What the graph cannot say and other tools therefore lose: v0, the hard reset (subtracts the threshold
-    instead), and exactness wherever a tool integrates otherwise.
+    instead), and exactness wherever a tool integrates otherwise. Mixing is left out of it and a leak above 1 is 1 in it
+    (as a time constant it would be negative); the tag then says "not expressed".
     """
 
     op = OP_PREFIX + "multi_threshold_lif"
@@ -106,18 +92,26 @@ class MultiThresholdLIFGraph(Operation):
         reset: Reset,
         fire: Fire,
         v0: float = 0.0,
+        mixing: ArrayLike | None = None,
     ) -> None:
         self.thresholds, self.payload, self.subtract = (_frozen(a) for a in (thresholds, payload, subtract))
         self.leak, self.reset, self.fire, self.v0 = float(leak), reset, fire, float(v0)
+        self.mixing = None if mixing is None else _frozen(mixing)
         self._check()
         tag = {
             "parameters": json.dumps({"fire": fire, "leak": self.leak, "reset": reset, "v0": self.v0}),
             "thresholds": self.thresholds,
             "payload": self.payload,
             "subtract": self.subtract,
-            "fidelity": "approximate: the nodes state the reset one step late",
+            **({} if self.mixing is None else {"mixing": self.mixing}),
+            "fidelity": self._fidelity(),
         }
-        self._build(shape, *self._decomposition(shape), tag)
+        self._build(shape, *self._decomposition(shape), tag, VERSION if self.mixing is None else VERSION_MIXING)
+
+    def _fidelity(self) -> str:
+        lost = ["mixing of time steps"] * (self.mixing is not None) + ["leak above 1"] * (self.leak > 1)
+        approximate = "approximate: the nodes state the reset one step late"
+        return f"not expressed: {' and '.join(lost)}; {approximate}" if lost else approximate
 
     def _check(self) -> None:
         if self.thresholds.ndim != 1 or not 1 <= len(self.thresholds) <= LARGEST_LEVELS:
@@ -126,15 +120,19 @@ class MultiThresholdLIFGraph(Operation):
             raise ValueError("thresholds, payload and subtract differ in length")
         if not self.thresholds[0] > 0 or not (np.diff(self.thresholds) > 0).all():
             raise ValueError(f"thresholds are {shown(self.thresholds.tolist())}, they must be positive and increasing")
-        if not 0 < self.leak <= 1:
-            raise ValueError(f"leak is {self.leak}, must lie in (0, 1]")
+        if not 0 < self.leak < LEAK_BELOW:
+            raise ValueError(f"leak is {self.leak}, must lie in (0, {LEAK_BELOW:g})")
+        if self.mixing is not None and (self.mixing.shape != 2 * self.mixing.shape[:1]):
+            raise ValueError(f"mixing has shape {self.mixing.shape}, needed: (T, T)")
         if self.reset not in ("soft", "hard", "none") or self.fire not in ("ge", "gt"):
             raise ValueError(f"reset {self.reset!r} or fire {self.fire!r} is unknown")
 
     def _decomposition(self, shape: Shape) -> tuple[list[tuple[str, nir.NIRNode]], list[tuple[int, int]]]:
         compared = np.nextafter(self.thresholds, -np.inf) if self.fire == "ge" else self.thresholds
         payload = np.diff(self.payload, prepend=0.0)
-        feedback = -self.leak * np.diff(self.thresholds if self.reset == "hard" else self.subtract, prepend=0.0)
+        feedback = -min(self.leak, 1.0) * np.diff(
+            self.thresholds if self.reset == "hard" else self.subtract, prepend=0.0
+        )
         resets = self.reset != "none"
         chain = [_integrator(shape, self.leak)]
         edges = [(0, 1)]
@@ -151,8 +149,8 @@ class MultiThresholdLIFGraph(Operation):
 
 
 def _integrator(shape: Shape, leak: float) -> tuple[str, nir.NIRNode]:
-    """u[t] = leak * u[t-1] + input, as one Euler step of STEP_S."""
-    if leak == 1:
+    """u[t] = leak * u[t-1] + input, as one Euler step of STEP_S; a leak above 1 as 1."""
+    if leak >= 1:
         return "integrator", nir.I(r=_full(shape, 1 / STEP_S))
     tau_s = STEP_S / (1 - leak)
     return "leaky_integrator", nir.LI(tau=_full(shape, tau_s), r=_full(shape, tau_s / STEP_S), v_leak=_full(shape, 0.0))
@@ -211,8 +209,10 @@ def lift(where: str, graph: nir.NIRGraph) -> nir.NIRGraph:
     if op not in _LIFTED:
         raise CompileError(where, f"op is {shown(op)!r}", f"known: {', '.join(sorted(_LIFTED))}")
     tag = Fields(where, graph.metadata)
-    if (version := tag.integer("op_version", 1)) != OP_VERSION:
-        raise CompileError(where, f"op_version is {version}", f"this snncompile reads version {OP_VERSION}")
+    versions, lifted = _LIFTED[op]
+    if (version := tag.integer("op_version", 1)) not in versions:
+        known = " or ".join(map(str, versions))
+        raise CompileError(where, f"op_version is {version}", f"this snncompile reads version {known}")
     try:
         parameters = json.loads(tag.text("parameters"))
     except (ValueError, RecursionError):
@@ -220,7 +220,7 @@ def lift(where: str, graph: nir.NIRGraph) -> nir.NIRGraph:
     if not isinstance(parameters, dict):
         raise CompileError(where, "parameters is not a JSON object", "export the model again")
     try:
-        operation = _LIFTED[op](tag, Fields(where, parameters))
+        operation = lifted(tag, Fields(where, parameters))
     except ValueError as error:
         raise CompileError(where, str(error)) from None
     if not _same(graph, operation):
@@ -235,6 +235,8 @@ def _lift_neuron(tag: Fields, parameters: Fields) -> Operation:
     reset: Any = parameters.choice("reset", ("soft", "hard", "none"))
     fire: Any = parameters.choice("fire", ("ge", "gt"))
     leak, v0 = parameters.number("leak"), parameters.number("v0")
+    mixes = "mixing" in tag.values or tag.integer("op_version", 1) == VERSION_MIXING
+    mixing = tag.array("mixing", 2) if mixes else None
     return MultiThresholdLIFGraph(
         tag.shape("shape"),
         thresholds=thresholds,
@@ -244,6 +246,7 @@ def _lift_neuron(tag: Fields, parameters: Fields) -> Operation:
         reset=reset,
         fire=fire,
         v0=v0,
+        mixing=mixing,
     )
 
 
@@ -253,10 +256,11 @@ def _lift_batch_norm(tag: Fields, parameters: Fields) -> Operation:
     return BatchNormGraph(tag.shape("shape"), gamma=gamma, beta=beta, mean=mean, var=var, eps=eps)
 
 
-_LIFTED: dict[str, Callable[[Fields, Fields], Operation]] = {
-    MultiThresholdLIFGraph.op: _lift_neuron,
-    BatchNormGraph.op: _lift_batch_norm,
+_LIFTED: dict[str, tuple[tuple[int, ...], Callable[[Fields, Fields], Operation]]] = {
+    MultiThresholdLIFGraph.op: ((VERSION, VERSION_MIXING), _lift_neuron),
+    BatchNormGraph.op: ((VERSION,), _lift_batch_norm),
 }
+"""For each op the versions it is read in, and how."""
 
 
 def _same(a: nir.NIRGraph, b: nir.NIRGraph) -> bool:

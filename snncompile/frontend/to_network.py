@@ -1,14 +1,14 @@
 """NIR graph -> Network: the one place that says what a NIR node means to us."""
 
 from collections.abc import Callable, Sequence
-from graphlib import TopologicalSorter
 from typing import Any
 
 import nir
 import numpy as np
 
 from snncompile.errors import CompileError
-from snncompile.frontend.nir_nodes import BatchNormGraph, MultiThresholdLIFGraph, cyclic, find_cycle
+from snncompile.frontend.graph_order import ordered, sources_of
+from snncompile.frontend.nir_nodes import BatchNormGraph, MultiThresholdLIFGraph
 from snncompile.frontend.untrusted import LARGEST_INTEGER, Fields, check_size, shown
 from snncompile.network import (
     AvgPool2d,
@@ -20,6 +20,7 @@ from snncompile.network import (
     MultiThresholdLIF,
     Network,
     Node,
+    OneToOne,
     Pair,
     Readout,
     Shape,
@@ -29,23 +30,23 @@ from snncompile.network import (
 
 Inputs = tuple[str, ...]
 SUPPORTED = (
-    "Input, Conv2d, Affine, Linear, AvgPool2d, Flatten, Output, multi-threshold LIF and batch norm of snncompile"
+    "Input, Conv2d, Affine, Linear, AvgPool2d, Flatten, Scale, Output, multi-threshold LIF and batch norm of snncompile"
 )
 
 
 def to_network(graph: nir.NIRGraph) -> Network:
     """The float network of a graph, nodes named as in the graph.
 
-    Needs one Input with metadata coding="direct", scale, timesteps; one Output with metadata readout="mean", scale;
-    between them the nodes of `SUPPORTED`, without cycles, every one on a way to the output. Edges that meet in a neuron
-    or in the Output add up.
+    Needs one Input with metadata coding="direct", scale, timesteps; one Output with metadata scale and readout, "mean"
+    or "leaky" with a leak in (0, 1]; between them the nodes of `SUPPORTED`, without cycles, every one on a way to the
+    output. Edges that meet in a neuron or in the Output add up. A Scale has one value a channel and stands between
+    spikes (of the input or a neuron, pooled or not) and a neuron or the Output.
     Gives a verified Network in float64.
     Refuses (CompileError naming the node): other nodes, and shapes that do not fit each other or those a node declares.
     """
     for name, node in sorted(graph.nodes.items()):
         _check_type(name, node)
-    order = _ordered(graph)
-    sources = {name: tuple(sorted(source for source, target in graph.edges if target == name)) for name in order}
+    order, sources = ordered(graph), sources_of(graph)
     nodes = [convert(name, sources[name], graph.nodes[name]) for name in order]
     shapes: dict[str, Shape] = {}
     for node in nodes:
@@ -55,6 +56,7 @@ def to_network(graph: nir.NIRGraph) -> Network:
         shapes[node.name] = output_shape(node, [shapes[name] for name in node.inputs])
     metadata = Fields(order[0], graph.nodes[order[0]].metadata)
     network = Network(tuple(nodes), metadata.integer("timesteps", 1))
+    _check_scales(network)
     verify(network)
     return network
 
@@ -83,29 +85,6 @@ def _check_type(name: str, node: nir.NIRNode) -> None:
     raise CompileError(name, f"{what} is not supported yet", f"supported: {SUPPORTED}")
 
 
-def _ordered(graph: nir.NIRGraph) -> list[str]:
-    """Node names in topological order, ties by name; the one Input first, the one Output last."""
-    inputs, outputs = sorted(graph.inputs), sorted(graph.outputs)
-    if len(inputs) != 1 or len(outputs) != 1:
-        found = f"{len(inputs)} inputs and {len(outputs)} outputs"
-        raise CompileError("network", f"has {found}", "a network has one Input and one Output node")
-    followed = {source for source, _ in graph.edges}
-    if dead := sorted(graph.nodes.keys() - followed - set(outputs)):
-        raise CompileError(dead[0], "its output goes nowhere", "every layer lies on a way from the input to the output")
-    if outputs[0] in followed:
-        raise CompileError(outputs[0], "an edge leaves the output", "the output is the last node")
-    if cycle := find_cycle(graph):
-        raise cyclic("", cycle)
-    sorter = TopologicalSorter({name: [s for s, t in graph.edges if t == name] for name in graph.nodes})
-    sorter.prepare()
-    order: list[str] = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready(), key=lambda name: (name not in inputs, name))
-        order += ready
-        sorter.done(*ready)
-    return order
-
-
 def _check_declared(name: str, node: nir.NIRNode, inputs: Sequence[Shape]) -> None:
     """Some NIR nodes state their input shape as well: what they state must be what they get."""
     declared: tuple[Any, ...] | None = None
@@ -116,6 +95,8 @@ def _check_declared(name: str, node: nir.NIRNode, inputs: Sequence[Shape]) -> No
         declared = (channels, *Fields(name, {"input_shape": node.input_shape}).pair("input_shape", 1))
     elif isinstance(node, MultiThresholdLIFGraph | BatchNormGraph):
         declared = node.shape
+    elif isinstance(node, nir.Scale):
+        declared = np.shape(node.scale)
     for shape in inputs:
         if declared is not None and declared != shape:
             raise CompileError(name, f"is made for an input of shape {shown(declared)}, gets {shape}")
@@ -130,8 +111,11 @@ def _input(name: str, inputs: Inputs, node: nir.Input) -> Input:
 
 def _output(name: str, inputs: Inputs, node: nir.Output) -> Readout:
     metadata = Fields(name, node.metadata)
-    metadata.choice("readout", ("mean",))
-    return Readout(name, inputs, metadata.number("scale"))
+    leaky = metadata.choice("readout", ("mean", "leaky")) == "leaky"
+    leak = metadata.number("leak") if leaky else 1.0
+    if not 0 < leak <= 1:
+        raise metadata.refuse("leak", leak, "a number in (0, 1]")
+    return Readout(name, inputs, metadata.number("scale"), leak)
 
 
 def _conv2d(name: str, inputs: Inputs, node: nir.Conv2d) -> Conv2d:
@@ -195,8 +179,40 @@ def _flatten(name: str, inputs: Inputs, node: nir.Flatten) -> Flatten:
 
 def _neuron(name: str, inputs: Inputs, node: MultiThresholdLIFGraph) -> MultiThresholdLIF:
     return MultiThresholdLIF(
-        name, inputs, node.thresholds, node.payload, node.subtract, node.leak, node.reset, node.fire, node.v0
+        name,
+        inputs,
+        node.thresholds,
+        node.payload,
+        node.subtract,
+        node.leak,
+        node.reset,
+        node.fire,
+        node.v0,
+        node.mixing,
     )
+
+
+def _scale(name: str, inputs: Inputs, node: nir.Scale) -> OneToOne:
+    scale = Fields(name, vars(node)).array("scale")
+    if not scale.size:
+        raise CompileError(name, f"scale has shape {scale.shape}", "needed: a value for every neuron")
+    channels = scale.reshape(len(scale) if scale.ndim else 1, -1)
+    if (channels != channels[:, :1]).any():
+        raise CompileError(name, "scales the neurons of one channel differently", "needed: one value a channel")
+    return OneToOne(name, inputs, channels[:, 0])
+
+
+def _check_scales(network: Network) -> None:
+    """One-to-one synapses carry spikes into populations."""
+    for node in network.of_type(OneToOne):
+        source = network.by_name[node.inputs[0]]
+        while isinstance(source, AvgPool2d):
+            source = network.by_name[source.inputs[0]]
+        if not isinstance(source, Input | MultiThresholdLIF):
+            raise CompileError(node.name, f"scales {source.name} ({source.kind})", "a Scale is supported on spikes")
+        for user in network.users(node.name):
+            if not isinstance(user, MultiThresholdLIF | Readout):
+                raise CompileError(node.name, f"is read by {user.name} ({user.kind})", "a neuron must follow a Scale")
 
 
 def _batch_norm(name: str, inputs: Inputs, node: BatchNormGraph) -> BatchNorm:
@@ -210,6 +226,7 @@ _CONVERSIONS: dict[type[nir.NIRNode], Callable[[str, Inputs, Any], Node]] = {
     nir.Linear: _linear,
     nir.AvgPool2d: _avg_pool,
     nir.Flatten: _flatten,
+    nir.Scale: _scale,
     MultiThresholdLIFGraph: _neuron,
     BatchNormGraph: _batch_norm,
     nir.Output: _output,

@@ -1,135 +1,114 @@
 """A torch module -> NIR graph, by reading the attributes of its layers; nothing of the module is called.
 
-The layers are walked in the order nn.Sequential runs them. Only exact types are known: a subclass may compute something
+Containers are opened in the order their forward runs them. Only exact types are known: a subclass may compute something
 else, and a layer with hooks does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
 
 import nir
 import numpy as np
-import torch
 from torch import nn
 
 from snncompile.errors import CompileError
-from snncompile.frontend.nir_nodes import LARGEST_LEVELS, BatchNormGraph, MultiThresholdLIFGraph, numbered
+from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph, numbered
 from snncompile.frontend.to_network import convert, output_shape
-from snncompile.frontend.untrusted import Fields, input_shape_of, shown
-from snncompile.network import Array, Shape
-from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep, TdBatchNorm1d, TdBatchNorm2d
+from snncompile.frontend.torch_layers import READOUTS, RULES, Layer, Rule
+from snncompile.frontend.untrusted import input_shape_of, shown
+from snncompile.network import Shape
+from snncompile.nn import DirectCoding, PerStep, Residual
 
 MOST_LAYERS = 10_000
 DEEPEST = 64
+MOST_ADDED = 256
 REMOVED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+CONTAINERS = (nn.Sequential, PerStep, Residual)
+NOT_IN_PER_STEP = {
+    PerStep: ("is a PerStep within a PerStep", "use nn.Sequential for the inner one"),
+    Residual: ("stands within PerStep", "turn them round: Residual(PerStep(...))"),
+}
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer of the walk. `where` is its dotted path and type, for errors: `4.1 (MaxPool2d)`."""
+class Fork:
+    """A Residual, opened: the layers of its branches; no shortcut is the identity."""
 
     where: str
-    module: nn.Module
-    per_step: bool
-
-    @property
-    def fields(self) -> Fields:
-        return Fields(self.where, vars(self.module))
-
-    def array(self, group: Literal["_parameters", "_buffers"], key: str, ndim: int) -> Array | None:
-        """A tensor as finite float64, None where it is absent."""
-        tensors = vars(self.module).get(group)
-        tensor = tensors.get(key) if isinstance(tensors, dict) else None
-        if tensor is None:
-            return None
-        if (
-            type(tensor) not in (torch.Tensor, nn.Parameter)
-            or tensor.layout != torch.strided
-            or not tensor.is_floating_point()
-        ):
-            raise CompileError(self.where, f"{key} is not a plain tensor of floating-point numbers")
-        if tensor.device.type != "cpu" or tensor.nelement() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CompileError(self.where, f"{key} holds no values of its own", "save the module's tensors on the CPU")
-        values = tensor.detach().to(torch.float64).numpy()
-        return Fields(self.where, {key: values}).array(key, ndim)
-
-    def needed(self, group: Literal["_parameters", "_buffers"], key: str, ndim: int) -> Array:
-        array = self.array(group, key, ndim)
-        if array is None:
-            raise CompileError(self.where, f"has no {key}")
-        return array
+    body: "Branch"
+    shortcut: "Branch | None"
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How one type of layer becomes a NIR node, what the node is called, and where the layer may stand.
-
-    "step": within PerStep, on one step's data; "sequence": outside, on all T steps; "any": the same in both.
-    """
-
-    slug: str
-    place: Literal["step", "sequence", "any"]
-    node: Callable[[Layer, Shape], nir.NIRNode]
+Branch = tuple[Layer | Fork, ...]
+Value = tuple[int, ...]
+"""What a layer reads: the outputs of the nodes at these positions, added up."""
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> nir.NIRGraph:
     """The graph of a module in evaluation mode.
 
-    Needs nested nn.Sequential and PerStep that run DirectCoding, then layers of `RULES`, then MeanReadout.
-    `input_shape`, (C, H, W) or (features,), overrides DirectCoding.input_shape.
-    Gives nodes `00_input`, `01_conv2d`, ... in float64, their types filled in; identities and dropout are removed.
+    Needs nested nn.Sequential, PerStep and Residual that run DirectCoding, then layers of `RULES`, then one of
+    `READOUTS`; what a Residual adds goes into a neuron or the readout. `input_shape`, (C, H, W) or (features,),
+    overrides DirectCoding.input_shape.
+    Gives nodes `00_input`, `01_conv2d`, ... in float64, numbered in topological order (a Residual's body before its
+    shortcut), their types filled in; identities and dropout are removed, an identity shortcut is an edge.
     Refuses (CompileError naming the layer by its path): everything else.
     """
-    layers = [layer for layer in _walk(module) if type(layer.module) not in REMOVED]
-    coding = _only(layers, DirectCoding, 0, "first")
-    _only(layers, MeanReadout, -1, "last")
-    shape = _input_shape(coding, input_shape)
-    slugs, nodes = ["input"], [_input(coding, shape)]
-    for layer in layers[1:-1]:
-        rule = _rule(layer)
-        node = _made(rule, layer, shape)
-        result = output_shape(convert(layer.where, ("",), node), [shape])
-        if not isinstance(node, nir.NIRGraph):
-            node.input_type, node.output_type = {"input": np.array(shape)}, {"output": np.array(result)}
-        shape = result
-        slugs.append(rule.slug)
-        nodes.append(node)
-    slugs.append("output")
-    nodes.append(nir.Output(np.array(shape), metadata={"readout": "mean", "scale": 1.0}))
-    names = numbered(slugs)
-    edges = list(pairwise(names))
-    # types are filled in above: nir's own inference fails on grouped convolution and on kernels that are not square
-    return nir.NIRGraph(dict(zip(names, nodes, strict=True)), edges, metadata={}, type_check=False)
+    layers = tuple(_Walk().open("", module))
+    coding = _only(layers, (DirectCoding,), 0, "first")
+    readout = _only(layers, tuple(READOUTS), -1, "last")
+    metadata = READOUTS[type(readout.module)](readout)
+    tracer = _Tracer(coding, _input_shape(coding, input_shape))
+    value = tracer.run(layers[1:-1], (0,))
+    shape = tracer.shapes[value[0]]
+    tracer.add("output", nir.Output(np.array(shape), metadata=metadata), value, shape)
+    return tracer.graph()
 
 
-def _walk(module: nn.Module) -> Iterator[Layer]:
-    """The layers in execution order, containers opened."""
-    stack: list[tuple[str, object, bool, int]] = [("", module, False, 0)]
-    visited = 0
-    while stack:
-        path, found, per_step, depth = stack.pop()
+class _Walk:
+    """Opens containers, counting what it visits: a module may hold itself, or one layer many times."""
+
+    def __init__(self) -> None:
+        self.visited = 0
+
+    def open(self, path: str, found: object, per_step: bool = False, depth: int = 0) -> Iterator[Layer | Fork]:
+        """The layers of a module in execution order."""
         where = f"{path or 'model'} ({type(found).__name__})"
-        visited += 1
+        self.visited += 1
         if not isinstance(found, nn.Module):
             raise CompileError(where, "is not a layer")
-        if visited > MOST_LAYERS or depth > DEEPEST:
+        if self.visited > MOST_LAYERS or depth > DEEPEST:
             raise CompileError(
                 "model", f"has more than {MOST_LAYERS} layers, or containers nested deeper than {DEEPEST}"
             )
         _check_hooks(where, found)
-        if type(found) not in (nn.Sequential, PerStep):
+        if type(found) in REMOVED:
+            return
+        if type(found) not in CONTAINERS:
             yield Layer(where, found, per_step)
-            continue
-        if type(found) is PerStep and per_step:
-            raise CompileError(where, "is a PerStep within a PerStep", "use nn.Sequential for the inner one")
+            return
+        if per_step and type(found) in NOT_IN_PER_STEP:
+            raise CompileError(where, *NOT_IN_PER_STEP[type(found)])
         children = vars(found).get("_modules")
         if not isinstance(children, dict):
             raise CompileError(where, "has no list of layers")
-        inner = per_step or type(found) is PerStep
-        named = [(f"{path}.{shown(name, 40)}".lstrip("."), child, inner, depth + 1) for name, child in children.items()]
-        stack += reversed(named)
+        if type(found) is Residual:
+            yield self._fork(path, where, children, depth + 1)
+            return
+        for name, child in children.items():
+            yield from self.open(_joined(path, name), child, per_step or type(found) is PerStep, depth + 1)
+
+    def _fork(self, path: str, where: str, children: dict[str, object], depth: int) -> Fork:
+        if children.keys() != {"body", "shortcut"}:
+            raise CompileError(where, "its branches are not body and shortcut")
+        body = tuple(self.open(_joined(path, "body"), children["body"], depth=depth))
+        if children["shortcut"] is None:
+            return Fork(where, body, None)
+        return Fork(where, body, tuple(self.open(_joined(path, "shortcut"), children["shortcut"], depth=depth)))
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{shown(name, 40)}".lstrip(".")
 
 
 def _check_hooks(where: str, module: nn.Module) -> None:
@@ -137,17 +116,88 @@ def _check_hooks(where: str, module: nn.Module) -> None:
         raise CompileError(where, "has forward hooks, which may change what it computes", "remove them before saving")
 
 
-def _only(layers: list[Layer], kind: type[nn.Module], position: int, word: str) -> Layer:
-    """The one layer of a kind, which must stand first or last."""
-    name = kind.__name__
-    found = [layer for layer in layers if type(layer.module) is kind]
+class _Tracer:
+    """Nodes in the order they are made, which is topological, with the shape each puts out and the edges to it."""
+
+    def __init__(self, coding: Layer, shape: Shape) -> None:
+        self.timesteps = coding.fields.integer("timesteps", 1)
+        metadata = {"coding": "direct", "scale": coding.fields.number("scale"), "timesteps": self.timesteps}
+        self.slugs, self.shapes, self.edges = ["input"], [shape], list[tuple[int, int]]()
+        self.nodes: list[nir.NIRNode] = [nir.Input(np.array(shape), metadata=metadata)]
+
+    def add(self, slug: str, node: nir.NIRNode, value: Value, shape: Shape) -> Value:
+        self.edges += [(source, len(self.nodes)) for source in sorted(value)]
+        self.slugs.append(slug)
+        self.nodes.append(node)
+        self.shapes.append(shape)
+        return (len(self.nodes) - 1,)
+
+    def run(self, branch: Branch, value: Value) -> Value:
+        for step in branch:
+            value = self.fork(step, value) if isinstance(step, Fork) else self.layer(step, value)
+        return value
+
+    def layer(self, layer: Layer, value: Value) -> Value:
+        rule, shape = _rule(layer), self.shapes[value[0]]
+        node = _made(rule, layer, shape)
+        if len(value) > 1 and not isinstance(node, MultiThresholdLIFGraph):
+            raise CompileError(
+                layer.where, f"reads the sum of {len(value)} layers", "currents are added before a neuron"
+            )
+        if isinstance(node, MultiThresholdLIFGraph) and node.mixing is not None and len(node.mixing) != self.timesteps:
+            made_for = f"is made for {len(node.mixing)} time steps, DirectCoding gives {self.timesteps}"
+            raise CompileError(layer.where, made_for, "make both with the same timesteps")
+        result = output_shape(convert(layer.where, ("",), node), [shape])
+        if not isinstance(node, nir.NIRGraph):
+            node.input_type, node.output_type = {"input": np.array(shape)}, {"output": np.array(result)}
+        return self.add(rule.slug, node, value, result)
+
+    def fork(self, fork: Fork, value: Value) -> Value:
+        body = self.run(fork.body, value)
+        shortcut = value if fork.shortcut is None else self.run(fork.shortcut, value)
+        one, other = self.shapes[body[0]], self.shapes[shortcut[0]]
+        if one != other:
+            side = "identity" if fork.shortcut is None else "shortcut"
+            raise CompileError(
+                fork.where,
+                f"the body gives shape {one}, the {side} {other}",
+                "needed: equal shapes, e.g. a 1x1 convolution of the body's stride as the shortcut",
+            )
+        if set(body) & set(shortcut):
+            hint = "the body and the shortcut both hand on what they read: put a layer into one of them"
+            raise CompileError(fork.where, "adds the same values twice", hint)
+        if len(body) + len(shortcut) > MOST_ADDED:
+            added = f"adds up {len(body) + len(shortcut)} layers"
+            raise CompileError(fork.where, added, f"at most {MOST_ADDED} meet in a neuron")
+        return body + shortcut
+
+    def graph(self) -> nir.NIRGraph:
+        names = numbered(self.slugs)
+        edges = [(names[a], names[b]) for a, b in self.edges]
+        # types are filled in above: nir's own inference fails on grouped convolution and on kernels that are not square
+        return nir.NIRGraph(dict(zip(names, self.nodes, strict=True)), edges, metadata={}, type_check=False)
+
+
+def _leaves(branch: Branch) -> Iterator[Layer]:
+    for step in branch:
+        if isinstance(step, Fork):
+            yield from _leaves(step.body)
+            yield from _leaves(step.shortcut or ())
+        else:
+            yield step
+
+
+def _only(layers: Branch, kinds: tuple[type[nn.Module], ...], position: int, word: str) -> Layer:
+    """The one layer of some kinds, which must stand first or last."""
+    names = " or ".join(kind.__name__ for kind in kinds)
+    found = [layer for layer in _leaves(layers) if type(layer.module) in kinds]
     if not found:
-        known = (*RULES, DirectCoding, MeanReadout)
-        if strange := [layer for layer in layers if type(layer.module) not in known]:
+        known = (*RULES, DirectCoding, *READOUTS)
+        if strange := [layer for layer in _leaves(layers) if type(layer.module) not in known]:
             raise _unsupported(strange[0])
-        raise CompileError("model", f"has no {name}", f"snncompile.nn.{name} is the {word} layer of a network")
+        raise CompileError("model", f"has no {names}", f"snncompile.nn.{kinds[0].__name__} is the {word} layer")
     if layers[position] is not found[0] or len(found) > 1 or found[0].per_step:
-        raise CompileError(found[-1].where, f"a network has one {name}, {word} and outside PerStep")
+        raise CompileError(found[-1].where, f"a network has one {names}, {word} and outside PerStep and Residual")
     return found[0]
 
 
@@ -168,22 +218,23 @@ def _rule(layer: Layer) -> Rule:
     return rule
 
 
-def _unsupported(layer: Layer) -> CompileError:
-    kind = type(layer.module).__name__
-    advice = next((what for part, what in ADVICE if part in kind), "replace it by supported layers")
-    supported = sorted(
-        {known.__name__ for known in (*RULES, *REMOVED, DirectCoding, MeanReadout, nn.Sequential, PerStep)}
-    )
-    return CompileError(layer.where, "this layer is not supported", f"{advice}; supported: {', '.join(supported)}")
-
-
 ADVICE = (
+    *((part, "deploy what snncompile.nn.to_sequential(network) gives") for part in ("Train", "Stcb")),
+    ("QCFS", "deploy what snncompile.nn.convert_to_group_neurons(network, ...) gives"),
     ("MaxPool", "use nn.AvgPool2d"),
     ("AdaptiveAvgPool", "use nn.AvgPool2d"),
     ("Norm", "use TdBatchNorm1d or TdBatchNorm2d"),
     ("ReLU", "use snncompile.nn.MultiThresholdLIF"),
     ("LIF", "use snncompile.nn.MultiThresholdLIF"),
 )
+
+
+def _unsupported(layer: Layer) -> CompileError:
+    kind = type(layer.module).__name__
+    advice = next((what for part, what in ADVICE if part in kind), "replace it by supported layers")
+    known = (*RULES, *REMOVED, DirectCoding, *READOUTS, *CONTAINERS)
+    supported = ", ".join(sorted({layer.__name__ for layer in known}))
+    return CompileError(layer.where, "this layer is not supported", f"{advice}; supported: {supported}")
 
 
 def _made(rule: Rule, layer: Layer, shape: Shape) -> nir.NIRNode:
@@ -198,97 +249,3 @@ def _input_shape(coding: Layer, asked: tuple[int, ...] | None) -> Shape:
     if asked is None and said is None:
         raise CompileError(coding.where, "says no input shape", "say it: --input-shape 1,28,28")
     return input_shape_of(coding.where, said if asked is None else asked)
-
-
-def _input(coding: Layer, shape: Shape) -> nir.NIRNode:
-    timesteps, scale = coding.fields.integer("timesteps", 1), coding.fields.number("scale")
-    return nir.Input(np.array(shape), metadata={"coding": "direct", "scale": scale, "timesteps": timesteps})
-
-
-def _conv2d(layer: Layer, shape: Shape) -> nir.NIRNode:
-    fields = layer.fields
-    fields.choice("padding_mode", ("zeros",), default="zeros")
-    weight = layer.needed("_parameters", "weight", 4)
-    bias = layer.array("_parameters", "bias", 1)
-    named = isinstance(vars(layer.module).get("padding"), str)
-    return nir.Conv2d(
-        input_shape=np.array(shape[1:]) if len(shape) == 3 else None,
-        weight=weight,
-        stride=np.array(fields.pair("stride", 1)),
-        padding=fields.choice("padding", ("same", "valid")) if named else np.array(fields.pair("padding", 0)),
-        dilation=np.array(fields.pair("dilation", 1)),
-        groups=fields.integer("groups", 1),
-        bias=np.zeros(len(weight)) if bias is None else bias,
-    )
-
-
-def _linear(layer: Layer, shape: Shape) -> nir.NIRNode:
-    weight = layer.needed("_parameters", "weight", 2)
-    bias = layer.array("_parameters", "bias", 1)
-    return nir.Affine(weight=weight, bias=np.zeros(len(weight)) if bias is None else bias)
-
-
-def _avg_pool(layer: Layer, shape: Shape) -> nir.NIRNode:
-    fields = layer.fields
-    kernel, stride, padding = fields.pair("kernel_size", 1), fields.pair("stride", 1), fields.pair("padding", 0)
-    more = "".join(f", {key}" for key in ("ceil_mode", "divisor_override") if vars(layer.module).get(key))
-    if stride != kernel or padding != (0, 0) or more:
-        given = f"kernel {kernel}, stride {stride}, padding {padding}{more}"
-        raise CompileError(layer.where, f"average pooling with {given}", "needed: nn.AvgPool2d(n), with nothing else")
-    return nir.AvgPool2d(kernel_size=np.array(kernel), stride=np.array(stride), padding=np.array(padding))
-
-
-def _flatten(layer: Layer, shape: Shape) -> nir.NIRNode:
-    if (layer.fields.integer("start_dim", -64), layer.fields.integer("end_dim", -64)) != (1, -1):
-        raise CompileError(
-            layer.where, "does not flatten one step's data to features", "needed: nn.Flatten(), axes 1 to -1"
-        )
-    return nir.Flatten(np.array(shape), start_dim=0, end_dim=-1)
-
-
-def _batch_norm(axes: int) -> Callable[[Layer, Shape], nir.NIRNode]:
-    def node(layer: Layer, shape: Shape) -> nir.NIRNode:
-        if len(shape) != axes:
-            raise CompileError(layer.where, f"its input has shape {shape}", f"needed: {axes} axes")
-        mean, var = layer.array("_buffers", "running_mean", 1), layer.array("_buffers", "running_var", 1)
-        if mean is None or var is None:
-            raise CompileError(layer.where, "has no running statistics", "train it with track_running_stats=True")
-        gamma, beta = layer.array("_parameters", "weight", 1), layer.array("_parameters", "bias", 1)
-        gamma = np.ones(len(mean)) if gamma is None else gamma
-        beta = np.zeros(len(mean)) if beta is None else beta
-        eps = layer.fields.number("eps")
-        return BatchNormGraph(shape, gamma=gamma, beta=beta, mean=mean, var=var, eps=eps)
-
-    return node
-
-
-def _neuron(layer: Layer, shape: Shape) -> nir.NIRNode:
-    fields = layer.fields
-    reset: Any = fields.choice("reset", ("soft", "hard", "none"))
-    fire: Any = fields.choice("fire", ("ge", "gt"))
-    thresholds = fields.number("threshold") * np.arange(
-        1, fields.integer("levels", 1, LARGEST_LEVELS) + 1, dtype=np.float64
-    )
-    return MultiThresholdLIFGraph(
-        shape,
-        thresholds=thresholds,
-        payload=thresholds,
-        subtract=thresholds,
-        leak=fields.number("leak"),
-        reset=reset,
-        fire=fire,
-        v0=fields.number("v0"),
-    )
-
-
-RULES: dict[type[nn.Module], Rule] = {
-    nn.Conv2d: Rule("conv2d", "step", _conv2d),
-    nn.Linear: Rule("linear", "any", _linear),
-    nn.AvgPool2d: Rule("avg_pool", "step", _avg_pool),
-    nn.Flatten: Rule("flatten", "step", _flatten),
-    nn.BatchNorm1d: Rule("batch_norm", "step", _batch_norm(1)),
-    nn.BatchNorm2d: Rule("batch_norm", "step", _batch_norm(3)),
-    TdBatchNorm1d: Rule("batch_norm", "sequence", _batch_norm(1)),
-    TdBatchNorm2d: Rule("batch_norm", "sequence", _batch_norm(3)),
-    MultiThresholdLIF: Rule("mtlif", "sequence", _neuron),
-}
