@@ -128,6 +128,8 @@ def compile_command(
 @json_option
 def run(directory: Path, data: Path, backend: str, limit: int | None, save: Path | None, as_json: bool) -> None:
     """Runs the program in DIRECTORY on data."""
+    if save is not None and not save.absolute().parent.is_dir():
+        raise CompileError(str(save), "is in a folder that does not exist", "make the folder first")
     program, samples = _program(directory), _samples(data, limit)
     payloads = program.encode(samples.x, samples.source)
     with _progress(backend) as progress:

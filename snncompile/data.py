@@ -65,7 +65,9 @@ def _load_npz(path: Path) -> Samples:
             keys = file.files
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise CompileError(
-            str(path), f"not a readable .npz of plain arrays ({error})", "save it with np.savez(path, x=x, y=y)"
+            str(path),
+            f"not a readable .npz of plain arrays ({str(error).split('. ')[0]})",
+            "save it with np.savez(path, x=x, y=y)",
         ) from error
     if "x" not in arrays:
         raise CompileError(
