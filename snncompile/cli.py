@@ -150,9 +150,12 @@ def _run(
 ) -> "Run":
     from snncompile import reference
     from snncompile.backend import Run, load_backend
+    from snncompile.sealed import check_emitted
 
     if backend != "reference":
-        return load_backend(backend).run(program, directory, payloads, (), progress)
+        loaded = load_backend(backend)
+        check_emitted(directory, program, loaded)
+        return loaded.run(program, directory, payloads, (), progress)
     start = time.perf_counter()
     import numpy as np
 

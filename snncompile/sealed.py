@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snncompile.backend import Backend
 from snncompile.errors import CompileError, InternalError
 from snncompile.program import Program, from_plain, to_plain
 from snncompile.verify_integers import verify_integers
@@ -116,6 +117,20 @@ def read_program(directory: Path) -> Program:
             str(path), f"was written by another snncompile ({made_by}) in another form", "compile the model again"
         ) from error
     return program
+
+
+def check_emitted(directory: Path, program: Program, backend: Backend) -> None:
+    """Raises CompileError where code of a backend (its .py files) is not what that backend emits for the program.
+
+    A seal shows that a folder is whole, not who made it: what is executed from it must be our own.
+    """
+    code = {name: content for name, content in backend.emit(program).items() if name.endswith(".py")}
+    for name, expected in code.items():
+        path = directory / name
+        if not path.is_file() or path.read_bytes() != expected:
+            raise CompileError(
+                str(path), "is not what this snncompile emits for the program", "compile the model again"
+            )
 
 
 def read_report(directory: Path) -> dict[str, Any]:

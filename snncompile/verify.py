@@ -21,7 +21,7 @@ from snncompile.errors import CompileError, nearest
 from snncompile.network import Network
 from snncompile.program import Program
 from snncompile.quant_network import IntArray
-from snncompile.sealed import NETWORK
+from snncompile.sealed import NETWORK, check_emitted
 
 STAGES = ("float", "folded", "integer", "simulator", "lava")
 PAIRS = (
@@ -67,6 +67,8 @@ def verify_program(
         if stage not in STAGES:
             raise CompileError("--stages", f"no stage {stage!r}", nearest(stage, STAGES))
     payloads = program.encode(x)
+    if "lava" in stages:
+        check_emitted(directory, program, load_backend("lava"))
     networks = _float_networks(directory)
     tallies = [PairTally(a, b) for a, b in PAIRS if a in stages and b in stages]
     divergence = Divergence(program, networks["folded"])

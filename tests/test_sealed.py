@@ -12,9 +12,10 @@ from programs import program_of, tree
 from random_networks import conv_network, images, random_network
 
 from snncompile import reference
+from snncompile.backend import load_backend
 from snncompile.errors import CompileError
 from snncompile.program import from_plain, narrowed, to_plain
-from snncompile.sealed import json_bytes, npz_bytes, read_program, write_program
+from snncompile.sealed import check_emitted, json_bytes, npz_bytes, read_program, write_program
 
 
 @given(st.integers(0, 10_000))
@@ -96,6 +97,17 @@ def test_a_program_of_another_version_is_refused(tmp_path: Path, section: str) -
     path.write_bytes(json_bytes({**sealed, "seal": hashlib.sha256(json_bytes(sealed)).hexdigest()}))
     with pytest.raises(CompileError, match=r"was written by another snncompile .* in another form"):
         read_program(tmp_path / "a")
+
+
+def test_foreign_code_under_an_intact_seal_is_not_run(tmp_path: Path) -> None:
+    """Whoever writes the folder can also write its hashes: what Lava would execute is compared with what we emit."""
+    program, backend = program_of(conv_network(1)), load_backend("lava")
+    files = dict(backend.emit(program))
+    write_program(tmp_path / "ours", program, files)
+    check_emitted(tmp_path / "ours", read_program(tmp_path / "ours"), backend)
+    write_program(tmp_path / "theirs", program, {**files, "lava/run.py": b"import os; os.system('true')\n"})
+    with pytest.raises(CompileError, match=r"run\.py: is not what this snncompile emits for the program"):
+        check_emitted(tmp_path / "theirs", read_program(tmp_path / "theirs"), backend)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

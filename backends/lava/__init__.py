@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from snncompile.backend import Progress, Run, silent
+from snncompile.backend import Activity, Progress, Run, silent
 from snncompile.errors import CompileError, nearest
 from snncompile.quant_network import IntArray
 
@@ -27,7 +27,7 @@ class LavaBackend:
     def emit(self, program: "Program") -> Mapping[str, bytes]:
         return emit_program(program.network, program.host.input_scale)
 
-    def estimate(self, program: "Program", payloads: IntArray | None) -> Mapping[str, Any] | None:
+    def estimate(self, program: "Program", activity: Activity) -> Mapping[str, Any] | None:
         """None: Lava computes what the chip computes, not what it costs."""
         return None
 
