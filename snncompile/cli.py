@@ -233,7 +233,7 @@ def verify(
         _print_json(result)
     else:
         _print_verification(result, _console())
-    if not result["equal"]:
+    if result["equal"] is False:
         ctx.exit(1)
 
 
@@ -364,4 +364,5 @@ def _print_verification(result: dict[str, Any], console: "Console") -> None:
     if "note" in result:
         console.print(result["note"])
     exact = [s for s in result["stages"] if s in ("integer", "simulator", "lava")]
-    console.print(f"{' = '.join(exact)}: {'equal on every spike' if result['equal'] else 'NOT EQUAL'}")
+    if result["equal"] is not None:
+        console.print(f"{' = '.join(exact)}: {'equal on every spike' if result['equal'] else 'NOT EQUAL'}")

@@ -58,6 +58,8 @@ class Divergence:
 
     def _evidence(self, layer: str, at: tuple[int, ...], a: StageRun, b: StageRun) -> dict[str, Any]:
         """Membranes in units of the float network, the nearest threshold, and the cause."""
+        if layer not in b.membranes and layer in a.membranes and a.name != "integer":
+            return {"cause": "rounding to integers; add the stage integer for membranes and the exact cause"}
         if layer not in b.membranes:
             return {"cause": f"{b.name} does not compute the integer network: a fault of the backend"}
         node = self.folded.by_name[layer]

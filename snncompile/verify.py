@@ -7,6 +7,7 @@ the first one is named with both membranes, the threshold and the cause.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,6 @@ from snncompile.quant_network import IntArray
 from snncompile.sealed import NETWORK, check_emitted
 
 STAGES = ("float", "folded", "integer", "simulator", "lava")
-PAIRS = (
-    ("float", "folded"),
-    ("folded", "integer"),
-    ("float", "integer"),
-    ("integer", "simulator"),
-    ("simulator", "lava"),
-)
 EXACT = ("integer", "simulator", "lava")
 """Stages that must be equal."""
 
@@ -51,6 +45,16 @@ class PairTally:
     first: dict[str, Any] | None = None
 
 
+def pairs_of(stages: Sequence[str]) -> list[tuple[str, str]]:
+    """What is compared: each chosen stage with the next one, and float with the first that must be exact."""
+    chosen = [stage for stage in STAGES if stage in stages]
+    pairs = list(pairwise(chosen))
+    first_exact = next((stage for stage in chosen if stage in EXACT), None)
+    if "float" in chosen and first_exact and ("float", first_exact) not in pairs:
+        pairs.insert(2, ("float", first_exact))
+    return pairs
+
+
 def verify_program(
     directory: Path,
     program: Program,
@@ -61,7 +65,8 @@ def verify_program(
 ) -> dict[str, Any]:
     """Runs data x (N, ...) through the stages and compares; returns what `verify --json` prints.
 
-    `equal` is True where the stages that must be equal are. Raises CompileError for an unknown stage or unfit data.
+    `equal`: whether the stages that must be equal are; None where fewer than two of them were chosen. Raises
+    CompileError for an unknown stage or unfit data.
     """
     for stage in stages:
         if stage not in STAGES:
@@ -70,7 +75,7 @@ def verify_program(
     if "lava" in stages:
         check_emitted(directory, program, load_backend("lava"))
     networks = _float_networks(directory)
-    tallies = [PairTally(a, b) for a, b in PAIRS if a in stages and b in stages]
+    tallies = [PairTally(a, b) for a, b in pairs_of(stages)]
     divergence = Divergence(program, networks["folded"])
     hits = dict.fromkeys(stages, 0)
     for start in range(0, len(x), CHUNK):
@@ -91,7 +96,9 @@ def verify_program(
         "stages": list(stages),
         "accuracy": {stage: None if y is None else count / len(x) for stage, count in hits.items()},
         "pairs": pairs,
-        "equal": all(pair["spikes_differing"] == 0 and pair["outputs_differing"] == 0 for pair in exact),
+        "equal": all(pair["spikes_differing"] == 0 and pair["outputs_differing"] == 0 for pair in exact)
+        if exact
+        else None,
     }
 
 

@@ -90,6 +90,31 @@ def test_a_wrong_simulator_is_caught_and_located(sealed, monkeypatch: pytest.Mon
     assert first["cause"] == "simulator does not compute the integer network: a fault of the backend"
 
 
+@pytest.mark.parametrize(
+    ("stages", "pairs"),
+    [
+        (
+            chain.STAGES,
+            "float-folded folded-integer float-integer integer-simulator simulator-lava",
+        ),
+        (("integer", "lava"), "integer-lava"),
+        (("lava", "float"), "float-lava"),
+        (("float", "simulator", "lava"), "float-simulator simulator-lava"),
+        (("float",), ""),
+    ],
+)
+def test_every_chosen_stage_is_compared(stages: tuple[str, ...], pairs: str) -> None:
+    assert " ".join(f"{a}-{b}" for a, b in chain.pairs_of(stages)) == pairs
+
+
+def test_equal_is_not_claimed_of_what_was_not_compared(sealed) -> None:
+    directory, program, samples = sealed
+    result = chain.verify_program(directory, program, samples.x[:2], samples.y[:2], ("float", "simulator"))
+    assert result["equal"] is None
+    (pair,) = result["pairs"]
+    assert pair["first_difference"]["cause"].startswith("rounding to integers; add the stage integer")
+
+
 def test_an_unknown_stage_is_refused(sealed) -> None:
     directory, program, samples = sealed
     with pytest.raises(CompileError, match="--stages: no stage 'simulater'; did you mean 'simulator'"):
