@@ -6,7 +6,6 @@ Unknown is null, never 0. Unknown and misspelt keys are refused. See hw_models/R
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -207,14 +206,6 @@ def load_target(target: str) -> Chip:
 def load_chip(name: str) -> Chip:
     """The chip model `hw_models/<name>.yaml`."""
     return parse_chip((files("snncompile.hw_models") / f"{name}.yaml").read_text(), f"{name}.yaml")
-
-
-def read_chip(path: Path) -> Chip:
-    """A chip model from a file of the user's."""
-    try:
-        return parse_chip(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompileError(str(path), f"cannot be read ({error})") from error
 
 
 def parse_chip(text: str, where: str) -> Chip:

@@ -1,5 +1,7 @@
 """Connectivity, partition, placement and traffic against brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from random_networks import conv_network, images, quantized, random_network
 
 from snncompile import reference
 from snncompile.chip import Mesh, load_chip
-from snncompile.errors import CompileError
+from snncompile.errors import CompileError, InternalError
 from snncompile.mapping.activity import default_activity, packet_flow
 from snncompile.mapping.connectivity import connectivity, shape3
 from snncompile.mapping.partition import RESOURCES, CoreGraph, partition, row_words, verify
@@ -19,8 +21,6 @@ from snncompile.quant_network import QuantNetwork, QuantSynapses
 
 def dense(network: QuantNetwork, synapses: QuantSynapses) -> np.ndarray:
     """(source neurons, target neurons) number of synapses, by sending one spike at a time through weights of 1."""
-    from dataclasses import replace
-
     ones = replace(synapses, weight=np.ones_like(synapses.weight), exponent=0)
     size = int(np.prod(network.shape_of(synapses.source)))
     spikes = np.eye(size, dtype=np.int64).reshape(size, *network.shape_of(synapses.source))
@@ -87,6 +87,23 @@ def test_partition_counts_resources_exactly(seed: int, neurons: int) -> None:
                 np.add.at(usage["axons_out"], owners[synapses.source][reaching], 1)
     for number, core in enumerate(graph.cores):
         assert core.usage == {r: int(usage[r][number]) for r in RESOURCES}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda core: {"slices": ()}, "03_neuron: .* neurons are not on exactly one core"),
+        (lambda core: {"slices": core.slices * 2}, "03_neuron: .* neurons are not on exactly one core"),
+        (lambda core: {"usage": {**core.usage, "axons_in": 10**6}}, "core 0: axons_in 1000000, limit 16000"),
+    ],
+)
+def test_verify_finds_a_planted_fault(change, message: str) -> None:
+    network, _ = quantized(conv_network(2))
+    chip = load_chip("loihi2")
+    graph = partition(network, chip)
+    first = replace(graph.cores[0], **change(graph.cores[0]))
+    with pytest.raises(InternalError, match=message):
+        verify(replace(graph, cores=(first, *graph.cores[1:])), network, chip)
 
 
 def _axon_of(network: QuantNetwork, synapses: QuantSynapses) -> np.ndarray:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from snncompile.chip import Chip
-from snncompile.errors import CompileError
+from snncompile.errors import CompileError, InternalError
 from snncompile.mapping.connectivity import Connectivity, block_sums, connectivity, shape3
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 
@@ -116,7 +116,7 @@ def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
 
 
 def verify(graph: CoreGraph, network: QuantNetwork, chip: Chip) -> None:
-    """Every neuron on exactly one core, no limit exceeded, cores counted as usage says. Raises CompileError."""
+    """Every neuron on exactly one core, no limit exceeded. Raises InternalError: `partition` made it."""
     for population in network.populations:
         owners = np.zeros(shape3(population.shape), np.int64)
         for core in graph.cores:
@@ -125,13 +125,12 @@ def verify(graph: CoreGraph, network: QuantNetwork, chip: Chip) -> None:
                     (c0, c1), (y0, y1), (x0, x1) = part.box
                     owners[c0:c1, y0:y1, x0:x1] += 1
         if (owners != 1).any():
-            raise CompileError(population.name, f"{int((owners != 1).sum())} neurons are not on exactly one core")
+            raise InternalError(f"{population.name}: {int((owners != 1).sum())} neurons are not on exactly one core")
     for number, core in enumerate(graph.cores):
         for resource in RESOURCES:
             if core.usage[resource] > getattr(chip.core, resource):
-                raise CompileError(
-                    f"core {number}", f"{resource} {core.usage[resource]}, limit {getattr(chip.core, resource)}"
-                )
+                limit = getattr(chip.core, resource)
+                raise InternalError(f"core {number}: {resource} {core.usage[resource]}, limit {limit}")
 
 
 def row_words(synapses_per_axon: IntArray, weight_bits: int, chip: Chip) -> IntArray:
