@@ -1,6 +1,7 @@
 """Group Neurons: the activation they come from, the exactness theorems, the conversion."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from snncompile.data import load_samples
 from snncompile.nn import QCFS, DirectCoding, GroupNeuron, MeanReadout, PerStep, Residual, convert_to_group_neurons
 
 
@@ -97,6 +99,25 @@ def test_the_converted_network_is_the_ann_in_every_bit(dtype: torch.dtype) -> No
         assert len(logits.argmax(1).unique()) > 1
         coarse = convert_to_group_neurons(ann, members=3, timesteps=1)
         assert (coarse(x) != logits).any()
+
+
+def test_no_logit_differs_on_a_thousand_images(fashion_data: Path) -> None:
+    """members = L and T = 1, in float32, with the norms where training left them."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), QCFS(4, init=2.0)),
+        nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), QCFS(4, init=2.0)),
+        nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16 * 7 * 7, 10)),
+    )
+    x = torch.from_numpy(load_samples(fashion_data).x.copy()).float()
+    for batch in x.split(100):
+        ann(batch / 255)
+    ann.eval()
+    snn = convert_to_group_neurons(ann, members=4, timesteps=1, input_shape=(1, 28, 28), input_scale=1 / 255)
+    with torch.inference_mode():
+        expected, logits = ann(x * (1 / 255)), snn(x)
+    assert len(logits) == 1000
+    assert int((logits != expected).sum()) == 0
 
 
 def test_more_steps_follow_the_ann() -> None:

@@ -25,6 +25,28 @@ class DirectCoding(nn.Module):
         return (x * self.scale).expand(self.timesteps, *x.shape)
 
 
+class EventCoding(nn.Module):
+    """Input of event frames: `[B, T, *input_shape]` -> `[T, B, *input_shape]`, the values unchanged, as float.
+
+    x[b, t] counts the events of bin t: integers >= 0, and 0 or 1 for a chip with binary spikes. `timesteps` is T,
+    `input_shape` (C, H, W) or (features,) of one frame.
+    Raises ValueError unless timesteps >= 1, and in forward when x has another number of steps or another frame shape.
+    """
+
+    def __init__(self, timesteps: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if timesteps < 1:
+            raise ValueError(f"EventCoding: timesteps must be at least 1, got {timesteps}")
+        self.timesteps = timesteps
+        self.input_shape = tuple(input_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        needed = (self.timesteps, *self.input_shape)
+        if x.shape[1:] != needed:
+            raise ValueError(f"EventCoding: needed x of shape (B, {', '.join(map(str, needed))}), got {tuple(x.shape)}")
+        return x.transpose(0, 1).float()
+
+
 class PerStep(nn.Sequential):
     """Applies stateless layers to every step: `[T, B, ...] -> [T*B, ...] -> layers -> [T, B, ...]`."""
 
