@@ -25,15 +25,29 @@ class Record(BaseModel):
 
 
 class Mesh(Record):
-    """Routers in a width x height grid with XY routing, `cores_per_router` cores each."""
+    """Routers in a width x height grid with XY routing, `cores_per_router` cores each, on every chip of a board.
+
+    The board holds chips_across x chips_down equal chips, whose grids join into one.
+    """
 
     width: Count
     height: Count
     cores_per_router: Count
+    chips_across: Count
+    chips_down: Count
+
+    @property
+    def cores_per_chip(self) -> int:
+        return self.width * self.height * self.cores_per_router
+
+    @property
+    def chips(self) -> int:
+        return self.chips_across * self.chips_down
 
     @property
     def cores(self) -> int:
-        return self.width * self.height * self.cores_per_router
+        """Of the whole board."""
+        return self.cores_per_chip * self.chips
 
 
 class CoreLimits(Record):
@@ -49,20 +63,33 @@ class SynapseMemory(Record):
     """How synapses fill words.
 
     Linear: per input axon ceil((n*(index_bits + weight_bits) + prefix_bits*ceil(n/entry_synapses_max)) / word_bits)
-    words for n synapses. Convolution: the kernel once a core, ceil(weights * weight_bits / word_bits).
+    words for n synapses, at most words_per_axon_max of them (null: no such limit is known). Convolution: the kernel
+    once a core, ceil(weights * weight_bits / word_bits).
     """
 
     word_bits: Count
     entry_synapses_max: Count
     entry_prefix_bits: int
     index_bits: int
+    words_per_axon_max: Count | None
+
+
+class Compartments(Record):
+    """Compartments one spiking neuron takes on the chip, by its reset. A neuron that never fires takes one."""
+
+    hard: Count
+    soft: Count
+    none: Count
 
 
 class Numerics(Record):
     """Integers of the chip.
 
     fraction_bits_max: most fractional bits a state gets below one weight unit. leak_above_one, step_mixing: whether a
-    neuron can amplify its state, and store T inputs and mix them (both ask for programmable neurons).
+    neuron can amplify its state, and store the inputs of several steps and mix them (both need programmable neurons).
+    A threshold, and what a soft reset subtracts, is a mantissa of threshold_mantissa_bits (unsigned) times
+    2^threshold_shift; a bias is one of bias_mantissa_bits (signed) times 2^e, e at most bias_exponent_max and one for
+    a population. Null: any integer of the state's width. exponent_max: the most a weight may be shifted left.
     """
 
     weight_bits: tuple[Count, ...]
@@ -75,6 +102,12 @@ class Numerics(Record):
     step_mixing: bool
     resets: tuple[Reset, ...]
     fire: tuple[Fire, ...]
+    compartments: Compartments
+    threshold_shift: int
+    threshold_mantissa_bits: Count | None
+    bias_mantissa_bits: Count | None
+    bias_exponent_max: int | None
+    exponent_max: Count | None
 
 
 class EnergySet(Record):

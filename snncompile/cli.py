@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from snncompile.backend import Progress, Run
     from snncompile.data import Samples
-    from snncompile.program import Program
+    from snncompile.program import InputCoding, Program
 
 
 class DefaultToCompile(click.Group):
@@ -75,6 +75,19 @@ def parse_shape(ctx: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--target", required=True, help="What to compile for; `snncompile targets` lists them.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the program. [default: build/MODEL]")
 @click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
+@click.option(
+    "--lowering",
+    default="auto",
+    show_default=True,
+    help="How multi-threshold neurons become the chip's: auto, graded, r1, burst, uniform.",
+)
+@click.option(
+    "--input-coding",
+    type=click.Choice(["direct", "rate"]),
+    default="direct",
+    show_default=True,
+    help="rate: an analog image as binary spikes.",
+)
 @click.option("--input-shape", callback=parse_shape, help="C,H,W where the model does not say it.")
 @click.option("--calibrate", type=click.Path(path_type=Path), help="Data to measure firing rates on, for the estimate.")
 @json_option
@@ -83,13 +96,16 @@ def compile_command(
     target: str,
     output: Path | None,
     weight_bits: int,
+    lowering: str,
+    input_coding: "InputCoding",
     input_shape: tuple[int, ...] | None,
     calibrate: Path | None,
     as_json: bool,
 ) -> None:
     """Compiles MODEL (.pt saved whole, or .nir) and says what it costs."""
-    from snncompile.compile import StepLog, compile_file
+    from snncompile.compile import Options, compile_file
     from snncompile.data import load_samples
+    from snncompile.pipeline import StepLog
 
     if not model.exists():
         raise CompileError(str(model), "no such file", "give a .pt saved whole with torch.save, or a .nir file")
@@ -103,8 +119,7 @@ def compile_command(
         model,
         target,
         output or Path("build") / model.stem,
-        weight_bits,
-        input_shape,
+        Options(weight_bits, lowering, input_coding, input_shape),
         None if calibrate is None else load_samples(calibrate).x,
         StepLog(tell),
     )
@@ -125,8 +140,13 @@ def compile_command(
 @click.option("--backend", default="sim", show_default=True, help="sim, lava or reference.")
 @limit_option
 @click.option("--save", type=click.Path(path_type=Path), help="Write prediction and output to this .npz.")
+@click.option(
+    "--metrics", is_flag=True, help="Also footprint, sparsity, effective MACs and ACs, as NeuroBench has them."
+)
 @json_option
-def run(directory: Path, data: Path, backend: str, limit: int | None, save: Path | None, as_json: bool) -> None:
+def run(
+    directory: Path, data: Path, backend: str, limit: int | None, save: Path | None, metrics: bool, as_json: bool
+) -> None:
     """Runs the program in DIRECTORY on data."""
     if save is not None and not save.absolute().parent.is_dir():
         raise CompileError(str(save), "is in a folder that does not exist", "make the folder first")
@@ -135,13 +155,20 @@ def run(directory: Path, data: Path, backend: str, limit: int | None, save: Path
     with _progress(backend) as progress:
         result = _run(backend, program, directory, payloads, progress)
     summary = _run_summary(result, samples)
+    if metrics:
+        from snncompile.metrics import metrics_of
+
+        with _progress("metrics") as progress:
+            summary["metrics"] = metrics_of(program, payloads, progress)
     if save is not None:
         _save(save, result, program)
     if as_json:
         return _print_json(summary)
     console = _console()
-    for key, value in summary.items():
-        console.print(f"{key:<28} {_readable(value)}", soft_wrap=True)
+    counted = summary.pop("metrics", {})
+    for key, value in {**summary, **counted}.items():
+        if key != "layers":
+            console.print(f"{key:<28} {_readable(value)}", soft_wrap=True)
     return None
 
 
@@ -214,26 +241,44 @@ def _save(path: Path, result: "Run", program: "Program") -> None:
 @directory_argument
 @data_option
 @limit_option
-@click.option("--stages", help="Comma-separated, of float, folded, integer, simulator, lava. [default: all]")
+@click.option("--stages", help="Comma-separated, of float, folded, lowered, integer, simulator, lava. [default: all]")
+@click.option(
+    "--require-equal",
+    multiple=True,
+    metavar="STAGE",
+    help="Exit 1 unless every stage up to STAGE equals the one before in every spike and output. Repeatable.",
+)
+@click.option("--dump", type=click.Path(path_type=Path), help="Write levels and membranes of all stages to this .npz.")
 @json_option
 @click.pass_context
 def verify(
-    ctx: click.Context, directory: Path, data: Path, limit: int | None, stages: str | None, as_json: bool
+    ctx: click.Context,
+    directory: Path,
+    data: Path,
+    limit: int | None,
+    stages: str | None,
+    require_equal: tuple[str, ...],
+    dump: Path | None,
+    as_json: bool,
 ) -> None:
-    """Compares float, folded, integer, simulator and Lava on every spike; exit 1 where the last three differ."""
+    """Compares float, folded, lowered, integer, simulator and Lava spike by spike; exit 1 if the last three differ."""
     from snncompile.verify import STAGES, verify_program
 
     program, samples = _program(directory), _samples(data, limit)
     chosen, note = _stages(stages, STAGES)
     with _progress("verify") as progress:
-        result = verify_program(directory, program, samples.x, samples.y, chosen, progress)
+        result = verify_program(
+            directory, program, samples.x, samples.y, chosen, progress, require_equal=require_equal, dump=dump
+        )
     if note:
         result["note"] = note
     if as_json:
         _print_json(result)
     else:
-        _print_verification(result, _console())
-    if result["equal"] is False:
+        from snncompile.report.verification import print_verification
+
+        print_verification(result, _console())
+    if result["equal"] is False or not all(result["require_equal"].values()):
         ctx.exit(1)
 
 
@@ -333,36 +378,3 @@ def _readable(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "unknown" if value is None else str(value)
-
-
-def _print_verification(result: dict[str, Any], console: "Console") -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{result['samples']} samples", title_justify="left")
-    for column in ("pair", "layer", "spikes compared", "differing", "agreement", "rate drift"):
-        table.add_column(column, justify="left" if column in ("pair", "layer") else "right")
-    for pair in result["pairs"]:
-        for layer, entry in pair["layers"].items():
-            numbers = (
-                f"{entry['spikes']:,}",
-                f"{entry['differing']:,}",
-                f"{100 * entry['agreement']:.4f} %",
-                f"{entry['rate_drift']:.2e}",
-            )
-            table.add_row(f"{pair['a']} = {pair['b']}", layer, *numbers)
-    console.print(table)
-    for pair in result["pairs"]:
-        what = "readout states" if pair["a"] in ("integer", "simulator") else "predictions"
-        console.print(f"{pair['a']} / {pair['b']}: {pair['outputs_differing']} of {result['samples']} {what} differ")
-        if pair["first_difference"]:
-            console.print(
-                f"first difference {pair['a']} / {pair['b']}: {_readable(pair['first_difference'])}", soft_wrap=True
-            )
-    for stage, accuracy in result["accuracy"].items():
-        if accuracy is not None:
-            console.print(f"accuracy {stage:<10} {100 * accuracy:.2f} %")
-    if "note" in result:
-        console.print(result["note"])
-    exact = [s for s in result["stages"] if s in ("integer", "simulator", "lava")]
-    if result["equal"] is not None:
-        console.print(f"{' = '.join(exact)}: {'equal on every spike' if result['equal'] else 'NOT EQUAL'}")

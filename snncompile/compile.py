@@ -1,11 +1,8 @@
-"""The straight line from a model to a sealed directory. The only file that knows the order of the passes."""
+"""The straight line from a model to a sealed directory."""
 
 import hashlib
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,56 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snncompile import network as float_network
-from snncompile.backend import Activity, backend_names, load_backend
+from snncompile.backend import backend_names, load_backend
 from snncompile.chip import load_target
+from snncompile.compare_lowerings import compare_lowerings
 from snncompile.errors import CompileError
-from snncompile.mapping import partition
-from snncompile.mapping.activity import default_activity, measured_activity, packet_flow
-from snncompile.mapping.place import place_hilbert
-from snncompile.network import FOLDED, Network
-from snncompile.passes.align_delays import AlignDelays
-from snncompile.passes.connect_identity import ConnectIdentity
-from snncompile.passes.fold_avg_pool import FoldAvgPool
-from snncompile.passes.fold_batch_norm import FoldBatchNorm
-from snncompile.passes.fold_flatten import FoldFlatten
-from snncompile.passes.fold_payload import FoldPayload
-from snncompile.passes.split_shared import SplitShared
-from snncompile.program import Program, Provenance
-from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import quantize
+from snncompile.levels import DEFAULT_BASIS, LevelRates, activity_of, default_levels, measured_levels
+from snncompile.lowering import resolve
+from snncompile.mapping.activity import packet_flow
+from snncompile.pipeline import (
+    StepLog,
+    lowering_of,
+    lowering_passes,
+    pass_names,
+    place_program,
+    run_passes,
+)
+from snncompile.program import InputCoding, Program, Provenance
 from snncompile.report.build import build_report
 from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, write_program
-from snncompile.verify_integers import verify_integers
-
-PASSES: tuple[Callable[[Network], Network], ...] = (
-    FoldFlatten(),  # so that pools stand right before linear layers
-    FoldBatchNorm(),  # before pools: a norm must still stand next to its convolution
-    ConnectIdentity(),  # before pools and payloads: they fold into synapses
-    SplitShared(),  # after norms: a norm may stand between a convolution and its readers
-    FoldAvgPool(),
-    FoldPayload(),  # after pools: payloads go straight into weights
-    AlignDelays(),  # last: depths count what is left
-)
 
 SAMPLES_CALIBRATION = 200
 """Samples of the calibration data that activity is measured on."""
-
-
-@dataclass(eq=False)
-class StepLog:
-    """Names and durations of the steps; `tell(number, total, name)` is called as each begins."""
-
-    tell: Callable[[int, int, str], None] = lambda number, total, name: None
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    total: int = 9
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        self.tell(len(self.steps) + 1, self.total, name)
-        start = time.perf_counter()
-        yield
-        self.steps.append({"name": name, "seconds": round(time.perf_counter() - start, 4)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +42,21 @@ class Compiled:
     directory: Path
 
 
+@dataclass(frozen=True)
+class Options:
+    """How to compile. `lowering`: one of `lowering.MODES`; `input_coding` "rate": an analog image as binary spikes."""
+
+    weight_bits: int = 8
+    lowering: str = "auto"
+    input_coding: InputCoding = "direct"
+    input_shape: tuple[int, ...] | None = None
+
+
 def compile_file(
     model: Path,
     target: str,
     directory: Path,
-    weight_bits: int = 8,
-    input_shape: tuple[int, ...] | None = None,
+    options: Options | None = None,
     calibrate: NDArray[np.generic] | None = None,
     log: StepLog | None = None,
 ) -> Compiled:
@@ -87,8 +64,9 @@ def compile_file(
 
     Raises CompileError for anything about model, data or target that cannot be compiled; nothing is written then.
     """
-    log = log or StepLog()
+    options, log = options or Options(), log or StepLog()
     chip = load_target(target)
+    mode = resolve(options.lowering, chip.numerics)
     check_replaceable(directory)
     with log.step("frontend"):
         # nir and, for .pt, torch take a second to load: not before the target is known to exist
@@ -96,26 +74,29 @@ def compile_file(
         from snncompile.frontend.nir_file import write_nir  # noqa: PLC0415
         from snncompile.frontend.to_network import to_network  # noqa: PLC0415
 
-        graph = load_model(model, input_shape)
+        graph = load_model(model, options.input_shape)
         network_nir = write_nir(graph)
     with log.step("read"):
         network = to_network(graph)
     with log.step("passes"):
         folded = run_passes(network)
-    with log.step("quantize"):
-        quantized, host = quantize(folded, chip.numerics, weight_bits)
-        verify_integers(quantized)
-    with log.step("partition"):
-        core_graph = partition.partition(quantized, chip)
-        partition.verify(core_graph, quantized, chip)
-    with log.step("place"):
-        placement = place_hilbert(len(core_graph.cores), chip.mesh)
-        made = Provenance(_sha256(model), _versions(), _pass_names(), weight_bits, lowering_of(quantized))
-        program = Program(target, chip, quantized, host, core_graph, placement, made)
+        lowered = run_passes(folded, lowering_passes(chip.numerics, mode, options.input_coding))
+    made = Provenance(
+        _sha256(model),
+        _versions(),
+        pass_names(chip.numerics, mode, options.input_coding),
+        options.weight_bits,
+        mode,
+        options.input_coding,
+        lowering_of(folded, chip.numerics, mode),
+    )
+    program = place_program(target, chip, lowered, made, log)
     with log.step("estimate"):
-        activity, basis = _activity(program, calibrate)
+        levels, basis = activity_levels(program, calibrate)
+        activity = activity_of(program.network, levels)
         cost = load_backend("sim").estimate(program, activity)
-        report = build_report(program, packet_flow(quantized, core_graph, activity), cost or {}, basis)
+        report = build_report(program, packet_flow(program.network, program.core_graph, activity), cost or {}, basis)
+        report["lowerings"] = compare_lowerings(folded, program, levels, cost or {})
     with log.step("emit"):
         files = {NETWORK: network_nir}
         for name in backend_names():
@@ -128,48 +109,16 @@ def compile_file(
     return Compiled(program, {**report, "steps": log.steps}, directory)
 
 
-def run_passes(network: Network, passes: tuple[Callable[[Network], Network], ...] = PASSES) -> Network:
-    """Every pass in order, with `verify` before the first and after each; at the end only foldable nodes are left."""
-    float_network.verify(network)
-    for apply in passes:
-        network = apply(network)
-        float_network.verify(network)
-    float_network.verify(network, allowed=FOLDED)
-    return network
-
-
-def lowering_of(network: QuantNetwork) -> Mapping[str, Mapping[str, str]]:
-    """Per population: how it is put on the chip, and what is claimed of that (rounding to integers apart)."""
-    lowering = {}
-    for population in network.populations:
-        if population.mixing is not None:
-            lowering[population.name] = {"lowering": "graded, store and forward", "exactness": "exact"}
-        elif not population.spiking:
-            lowering[population.name] = {"lowering": "accumulate", "exactness": "exact"}
-        elif len(population.thresholds) == 1:
-            lowering[population.name] = {"lowering": "native", "exactness": "exact"}
-        else:
-            lowering[population.name] = {"lowering": "graded", "exactness": "exact"}
-    return lowering
-
-
-def _activity(program: Program, calibrate: NDArray[np.generic] | None) -> tuple[Activity, str]:
-    """Firing rates for the estimate, and a sentence on where they come from."""
+def activity_levels(program: Program, calibrate: NDArray[np.generic] | None) -> tuple[LevelRates, str]:
+    """How often each level is reached, for the estimate, and a sentence on where that comes from."""
     network = program.network
     if calibrate is None:
-        return default_activity(
-            network
-        ), "assumed rates: 0.15 of neurons and 0.5 of inputs a step; --calibrate measures them"
+        return default_levels(network), DEFAULT_BASIS
     payloads = program.encode(calibrate[:SAMPLES_CALIBRATION], "--calibrate")
     spiking = [p.name for p in network.populations if p.spiking]
     run = load_backend("sim").run(program, Path(), payloads, spiking)
-    return measured_activity(
-        network, payloads, dict(run.payloads)
-    ), f"rates measured on {len(payloads)} calibration samples"
-
-
-def _pass_names() -> tuple[str, ...]:
-    return tuple(getattr(apply, "name", type(apply).__name__) for apply in PASSES)
+    measured = measured_levels(network, payloads, dict(run.payloads))
+    return measured, f"rates measured on {len(payloads)} calibration samples"
 
 
 def _versions() -> dict[str, str]:

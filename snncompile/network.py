@@ -7,7 +7,7 @@ images (C, H, W), features (n,). `verify` checks a whole network and is run afte
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Reset = Literal["soft", "hard", "none"]
 Fire = Literal["ge", "gt"]
+Coding = Literal["direct", "events", "rate"]
 
 INPUT_PAYLOAD_MAX = 255
 """Largest graded input spike: an 8-bit pixel, the value 1.0."""
@@ -46,13 +47,16 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Input(Node):
-    """Direct-coded input: the value scale * x at every step, 0 <= scale * x <= 1.
+    """What the host sends in the first micro-step of every time step; 0 in the others.
 
-    On the chip a graded spike of payload round(scale * x * 255) in each step.
+    coding "direct": the value scale * x, the same at every time step, 0 <= scale * x <= 1; on the chip a graded spike
+    of payload round(scale * x * 255). "events": frame t of x (T, *shape), scale * x an integer, 0 to 255: its payload.
+    "rate": spikes, spread evenly over the T time steps, whose mean is scale * x rounded to 1/T.
     """
 
     shape: Shape
     scale: float = 1.0
+    coding: Coding = "direct"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,8 @@ class Conv2d(Node):
     """y = W * sum_pool(x) + b, cross-correlation as in torch.
 
     weight (out, in/groups, kh, kw), bias (out,). `pool`: x is summed over pool windows first (the sources of one window
-    share one axon on the chip); (1, 1) is a plain convolution.
+    share one axon on the chip); (1, 1) is a plain convolution. `members`: so are that many consecutive channels, the
+    members of one neuron. Features (n,) are an image (n, 1, 1). An identity shortcut is `one_to_one` of weight 1.
     """
 
     weight: Array
@@ -70,28 +75,18 @@ class Conv2d(Node):
     dilation: Pair = (1, 1)
     groups: int = 1
     pool: Pair = (1, 1)
+    members: int = 1
     delay_steps: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Linear(Node):
-    """y = W flatten(sum_pool(x)) + b; weight (out, in), bias (out,), flattened in C order; `pool` as in Conv2d."""
+    """y = W flatten(sum_pool(x)) + b; weight (out, in), bias (out,), flattened in C order; the rest as in Conv2d."""
 
     weight: Array
     bias: Array
     pool: Pair = (1, 1)
-    delay_steps: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class OneToOne(Node):
-    """y = weight * sum_pool(x): every source drives the neuron at its own place; weight (channels,).
-
-    The identity shortcut of a residual block is one with weight 1.
-    """
-
-    weight: Array
-    pool: Pair = (1, 1)
+    members: int = 1
     delay_steps: int | None = None
 
 
@@ -128,9 +123,12 @@ class MultiThresholdLIF(Node):
         y[t] = payload[k-1], 0 where k = 0
         v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
 
-    thresholds, payload, subtract (levels,), thresholds strictly increasing. mixing (T, T) or None: LM-HT's global input
-    (T-GIM, arXiv 2402.00411): step t sees all T steps of the input, so the population waits for the last of them.
-    A leak above 1 (LM-HT again) amplifies; only programmable neurons have it.
+    thresholds, subtract (levels,) or (levels, channels), payload (levels,); thresholds strictly increasing.
+    mixing (T, T) or None, T the network's timesteps: LM-HT's global input (T-GIM, arXiv 2402.00411): the population
+    waits for the last step it needs. A leak above 1 (LM-HT again) amplifies; only programmable neurons have it.
+    What the lowering to binary spikes sets: `members` consecutive channels stand for one neuron of the trained network,
+    whose level is the number of them that fire; of the micro-steps of a time step the leak acts in the first, and the
+    population fires in the first `open_steps` only (None: in all).
     `depth`: how many chip steps this population runs behind the input; None before the delays are aligned.
     """
 
@@ -142,12 +140,24 @@ class MultiThresholdLIF(Node):
     fire: Fire
     v0: float = 0.0
     mixing: Array | None = None
+    members: int = 1
+    open_steps: int | None = None
     depth: int | None = None
+
+
+def waits(mixing: NDArray[Any] | None) -> int:
+    """Steps a population must wait for input that its mixing (T, T) needs: the largest j - t with mixing[t, j] != 0."""
+    if mixing is None or not mixing.any():
+        return 0
+    t, j = np.nonzero(mixing)
+    return max(0, int((j - t).max()))
 
 
 @dataclass(frozen=True, eq=False)
 class Readout(Node):
     """Output = scale * sum over t of leak^(T-t) x[t] / sum of leak^(T-t), x the sum of its inputs; leak 1: the mean.
+
+    t counts time steps; the micro-steps of one add up.
 
     The predicted class is the largest entry. Fed by synapses it is a population that sums and never fires; fed by one
     neuron population it counts that one's spikes.
@@ -158,9 +168,9 @@ class Readout(Node):
     depth: int | None = None
 
 
-Synapses = Conv2d | Linear | OneToOne
-SYNAPSES = (Conv2d, Linear, OneToOne)
-FOLDED = (Input, Conv2d, Linear, OneToOne, MultiThresholdLIF, Readout)
+Synapses = Conv2d | Linear
+SYNAPSES = (Conv2d, Linear)
+FOLDED = (Input, Conv2d, Linear, MultiThresholdLIF, Readout)
 """Node types left once every norm and pool is folded."""
 
 LEAK_BELOW = 2.0
@@ -171,10 +181,17 @@ N = TypeVar("N", bound=Node)
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Nodes in topological order and the number of time steps a sample takes. State starts at v0 for every sample."""
+    """Nodes in topological order and the number of steps a sample takes. State starts at v0 for every sample.
+
+    `timesteps` counts the chip's steps; `microsteps` of them, one after the other, make one time step of the trained
+    network (1 but for lowerings that spread a time step out).
+    The one way back: synapses that read the population they end in (lateral synapses) stand after it. What they carry
+    from step t acts in step t + 1 of the same sample.
+    """
 
     nodes: tuple[Node, ...]
     timesteps: int
+    microsteps: int = 1
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
@@ -185,8 +202,15 @@ class Network:
         """Output shape of every node. Raises CompileError naming the first layer whose shapes do not fit."""
         shapes: dict[str, Shape] = {}
         for node in self.nodes:
-            shapes[node.name] = infer_shape(node, [shapes[name] for name in node.inputs])
+            shapes[node.name] = infer_shape(node, [shapes[name] for name in node.inputs if name in shapes])
+        for name in (lateral for neuron in self.neurons for lateral in self.laterals(neuron)):
+            if (target := shapes[self.by_name[name].inputs[0]]) != shapes[name]:
+                raise CompileError(name, f"gives shape {shapes[name]} to its population of shape {target}")
         return shapes
+
+    def laterals(self, node: Node) -> tuple[str, ...]:
+        """The inputs of a population that are lateral: synapses that read it itself."""
+        return tuple(name for name in node.inputs if node.name in self.by_name[name].inputs)
 
     @property
     def input(self) -> Input:
@@ -237,18 +261,34 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
     shape = inputs[0]
     match node:
         case Conv2d():
-            shape = _conv_shape(node, shape)
+            shape = _conv_shape(node, _summed(node, shape))
         case Linear():
-            shape = _linear_shape(node, shape)
-        case OneToOne():
-            shape = _one_to_one_shape(node, shape)
+            shape = _linear_shape(node, _summed(node, shape))
         case AvgPool2d():
             shape = _pooled(node, shape, node.kernel)
         case Flatten():
             shape = (int(np.prod(shape)),)
         case BatchNorm() if len(node.gamma) != shape[0]:
             raise CompileError(node.name, f"normalises {len(node.gamma)} channels, its input has {shape[0]}")
+        case MultiThresholdLIF() if node.thresholds.ndim == 2 and node.thresholds.shape[1] != shape[0]:
+            raise CompileError(
+                node.name, f"has thresholds for {node.thresholds.shape[1]} channels, its input {shape} has {shape[0]}"
+            )
     return shape
+
+
+def one_to_one(name: str, source: str, weight: Array, pool: Pair = (1, 1)) -> Conv2d:
+    """y = weight * sum_pool(x), weight (channels,): every source drives the neuron at its own place only."""
+    channels = len(weight)
+    kernels = np.reshape(weight, (channels, 1, 1, 1))
+    return Conv2d(name, (source,), kernels, np.zeros(channels), groups=channels, pool=pool)
+
+
+def _summed(node: Synapses, shape: Shape) -> Shape:
+    """The input shape of synapses once the members of a neuron are added up."""
+    if shape[0] % node.members:
+        raise CompileError(node.name, f"adds up {node.members} channels each of its input {shape}")
+    return (shape[0] // node.members, *shape[1:])
 
 
 def _pooled(node: Node, shape: Shape, kernel: Pair) -> Shape:
@@ -261,6 +301,8 @@ def _pooled(node: Node, shape: Shape, kernel: Pair) -> Shape:
 
 
 def _conv_shape(node: Conv2d, shape: Shape) -> Shape:
+    if len(shape) == 1 and node.weight.shape[2:] == node.pool == node.stride == (1, 1) and node.padding == (0, 0):
+        return _conv_shape(node, (*shape, 1, 1))[:1]
     channels, *space = _pooled(node, shape, node.pool)
     out, fan_in, *kernel = node.weight.shape
     if channels != fan_in * node.groups:
@@ -272,12 +314,6 @@ def _conv_shape(node: Conv2d, shape: Shape) -> Shape:
     if min(size) < 1:
         raise CompileError(node.name, f"a kernel of {tuple(kernel)} is larger than its padded input {shape}")
     return (out, *size)
-
-
-def _one_to_one_shape(node: OneToOne, shape: Shape) -> Shape:
-    if len(node.weight) != shape[0]:
-        raise CompileError(node.name, f"has {len(node.weight)} channels, its input {shape} has {shape[0]}")
-    return shape if node.pool == (1, 1) else _pooled(node, shape, node.pool)
 
 
 def _linear_shape(node: Linear, shape: Shape) -> Shape:
@@ -293,8 +329,9 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
     One Input first and one Readout last; unique names; inputs defined before use; node types within `allowed`; finite
     parameters; leak in (0, 2); increasing positive thresholds; positive variances; shapes that fit; T >= 1.
     """
-    if network.timesteps < 1:
-        raise CompileError("network", f"{network.timesteps} time steps", "needs at least 1")
+    if network.timesteps < 1 or network.microsteps < 1 or network.timesteps % network.microsteps:
+        steps = f"{network.timesteps} time steps in groups of {network.microsteps}"
+        raise CompileError("network", steps, "needs at least 1, in whole groups")
     kinds = [type(node) for node in network.nodes]
     if kinds.count(Input) != 1 or kinds.count(Readout) != 1 or kinds[0] is not Input or kinds[-1] is not Readout:
         raise CompileError("network", "must begin with its one input and end with its one readout")
@@ -302,7 +339,9 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
     for node in network.nodes:
         if node.name in seen:
             raise CompileError(node.name, "two layers have this name")
-        if missing := [name for name in node.inputs if name not in seen]:
+        if missing := [
+            name for name in node.inputs if name not in seen and not _is_lateral(network.by_name.get(name), node)
+        ]:
             raise CompileError(node.name, f"reads {missing[0]!r}, which is not before it")
         if allowed is not None and not isinstance(node, allowed):
             raise CompileError(
@@ -312,6 +351,10 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
         _verify_mixing(node, network.timesteps)
         seen.add(node.name)
     _ = network.shapes
+
+
+def _is_lateral(synapses: Node | None, node: Node) -> bool:
+    return isinstance(node, MultiThresholdLIF) and isinstance(synapses, SYNAPSES) and synapses.inputs == (node.name,)
 
 
 def _verify_node(node: Node) -> None:
@@ -352,11 +395,11 @@ def _verify_mixing(node: Node, timesteps: int) -> None:
 def _verify_neuron(node: MultiThresholdLIF) -> None:
     if not 0 < node.leak < LEAK_BELOW:
         raise CompileError(node.name, f"leak is {node.leak}", f"a leak must lie in (0, {LEAK_BELOW:g})")
-    if not len(node.thresholds) or node.thresholds[0] <= 0 or (np.diff(node.thresholds) <= 0).any():
+    if not len(node.thresholds) or (node.thresholds[0] <= 0).any() or (np.diff(node.thresholds, axis=0) <= 0).any():
         raise CompileError(
             node.name, f"thresholds are {node.thresholds.tolist()}", "they must be positive and increasing"
         )
-    if not node.thresholds.shape == node.payload.shape == node.subtract.shape:
+    if node.thresholds.shape != node.subtract.shape or len(node.thresholds) != len(node.payload):
         raise CompileError(node.name, "thresholds, payload and subtract differ in length")
 
 

@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.chip import Chip
-from snncompile.errors import CompileError
+from snncompile.encoding import Encoder
 from snncompile.mapping.partition import Box, Core, CoreGraph, Grid, Slice
 from snncompile.mapping.place import Placement
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.quantize import HostScales
+
+InputCoding = Literal["direct", "rate"]
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -26,6 +28,8 @@ class Provenance:
     versions: Mapping[str, str]
     passes: tuple[str, ...]
     weight_bits: int
+    lowering_mode: str
+    input_coding: InputCoding
     lowering: Mapping[str, Mapping[str, str]]
     """Per population: how its neurons were lowered and the exactness class of that."""
 
@@ -47,27 +51,8 @@ class Program:
         return sum(population.size for population in self.network.populations)
 
     def encode(self, x: NDArray[np.generic], where: str = "x") -> IntArray:
-        """Input payloads rint(x * input_scale * payload_max) for data x (N, *input shape).
-
-        Raises CompileError: another shape, or values outside 0..1 after scaling (a network is not fed what it was
-        not trained on).
-        """
-        shape = self.network.input_shape
-        if x.shape[1:] != shape:
-            given, wanted = ("x".join(map(str, s)) for s in (x.shape[1:], shape))
-            raise CompileError(
-                where,
-                f"samples of shape {given}, the network takes {wanted}",
-                f"give x as (N, {', '.join(map(str, shape))})",
-            )
-        values = np.asarray(x, np.float64) * self.host.input_scale
-        if values.min() < 0 or values.max() > 1 + 1e-9:
-            raise CompileError(
-                where,
-                f"values from {x.min():g} to {x.max():g}, the network takes 0 to {1 / self.host.input_scale:g}",
-                "scale the data as in training",
-            )
-        return np.rint(values * self.network.input_payload_max).astype(np.int64)
+        """Input payloads of data x (`encoding.Encoder`); raises CompileError where x is not what the network takes."""
+        return self.host.encoder(x, where)
 
 
 def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
@@ -84,21 +69,37 @@ def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
                 "payload_max": network.input_payload_max,
             },
             "timesteps": network.timesteps,
+            "microsteps": network.microsteps,
+            "input_kind": network.input_kind,
             "synapses": [_plain(s, f"synapses.{s.name}", arrays) for s in network.synapses],
             "populations": [_plain(p, f"populations.{p.name}", arrays) for p in network.populations],
         },
-        "host": {"input_scale": program.host.input_scale, "output_scale": program.host.output_scale},
+        "host": {"output_scale": program.host.output_scale, "encoder": _plain_encoder(program.host.encoder, arrays)},
         "grids": {name: [edges.tolist() for edges in grid.axes] for name, grid in program.core_graph.grids.items()},
         "cores": [
             {"slices": [[part.population, part.box] for part in core.slices], "usage": core.usage}
             for core in program.core_graph.cores
         ],
-        "placement": {axis: getattr(program.placement, axis).tolist() for axis in ("x", "y", "slot")},
+        "placement": {axis: getattr(program.placement, axis).tolist() for axis in ("chip", "x", "y", "slot")},
         "provenance": {field.name: getattr(program.provenance, field.name) for field in fields(Provenance)},
     }
     for name, scale in program.host.state.items():
         arrays[f"host.state.{name}"] = scale
     return description, arrays
+
+
+def _plain_encoder(encoder: Encoder, arrays: Arrays) -> dict[str, Any]:
+    if encoder.bias is not None:
+        arrays["encoder.bias"] = narrowed(encoder.bias)
+    scalars = ("kind", "scale", "shape", "timesteps", "payload_max", "shift")
+    synapses = [_plain(s, f"encoder.synapses.{s.name}", arrays) for s in encoder.synapses]
+    return {**{name: getattr(encoder, name) for name in scalars}, "synapses": synapses}
+
+
+def _encoder(plain: dict[str, Any], arrays: Mapping[str, NDArray[np.generic]]) -> Encoder:
+    restored = [QuantSynapses(**_restored(s, f"encoder.synapses.{s['name']}", arrays)) for s in plain["synapses"]]
+    bias = np.asarray(arrays["encoder.bias"], np.int64) if "encoder.bias" in arrays else None
+    return Encoder(**{**plain, "shape": tuple(plain["shape"]), "synapses": tuple(restored), "bias": bias})
 
 
 def _plain(item: QuantSynapses | Population, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -131,6 +132,8 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
         synapses=tuple(QuantSynapses(**_restored(s, f"synapses.{s['name']}", arrays)) for s in net["synapses"]),
         populations=tuple(Population(**_restored(p, f"populations.{p['name']}", arrays)) for p in net["populations"]),
         timesteps=net["timesteps"],
+        microsteps=net["microsteps"],
+        input_kind=net["input_kind"],
     )
     state = {p.name: np.asarray(arrays[f"host.state.{p.name}"], np.float64) for p in network.populations}
     grids = {name: Grid(*(np.array(edges) for edges in axes)) for name, axes in description["grids"].items()}
@@ -143,7 +146,7 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
         target=description["target"],
         chip=Chip.model_validate(description["chip"]),
         network=network,
-        host=HostScales(description["host"]["input_scale"], state, description["host"]["output_scale"]),
+        host=HostScales(_encoder(description["host"]["encoder"], arrays), state, description["host"]["output_scale"]),
         core_graph=CoreGraph(grids, cores),
         placement=Placement(**{axis: np.array(values) for axis, values in description["placement"].items()}),
         provenance=Provenance(**{**made, "passes": tuple(made["passes"])}),

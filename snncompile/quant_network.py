@@ -2,13 +2,15 @@
 
 Per population, per step (all integers, `>>` and `//` round toward minus infinity):
 
-    a    = sum over its synapses of  (W s) << exponent        s: payloads of the source's spikes
+    a    = sum over its synapses of  (W s) << exponent        s: payloads of the source's spikes; of lateral synapses
+                                                              its own of the step before, 0 in a sample's first step
     I[t] = a[t] + bias                                        mixing: (sum_j mixing[t, j] * (a[j] + bias)) >> 12
     u[t] = decay(v[t-1]) + I[t]                               decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
     k[t] = number of j with u[t] >= thresholds[j]             (fire "gt": >)
     y[t] = payload[k-1], 0 where k = 0
     v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
 
+Where a time step has several micro-steps, the decay acts in the first, and k is 0 after the first `open_steps`.
 The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A
 population without thresholds never fires: it sums its input, and the host reads its state after the sample's last
 step. If the last population fires, the host sums its payloads over the sample instead.
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.errors import InternalError
-from snncompile.network import Fire, Pair, Reset, Shape
+from snncompile.network import Fire, Pair, Reset, Shape, waits
 
 IntArray = NDArray[np.int64]
 
@@ -52,13 +54,14 @@ def _freeze(value: object) -> None:
 class QuantSynapses:
     """Integer synapses from `source` into the population that lists them.
 
-    weight: conv (out, in/groups, kh, kw); linear (out, in); one_to_one (channels,). `pool`: payloads of one window
-    add up before the weight (one axon for the window). `weight_bits`: signed width that holds every weight.
+    weight: conv (out, in/groups, kh, kw), features (n,) taken as (n, 1, 1); linear (out, in). `pool`: payloads of one
+    window add up before the weight (one axon for the window), as do those of `members` consecutive channels.
+    `weight_bits`: signed width that holds every weight.
     """
 
     name: str
     source: str
-    kind: Literal["conv", "linear", "one_to_one"]
+    kind: Literal["conv", "linear"]
     weight: IntArray
     weight_bits: int
     exponent: int
@@ -68,6 +71,7 @@ class QuantSynapses:
     dilation: Pair = (1, 1)
     groups: int = 1
     delay_steps: int = 1
+    members: int = 1
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -79,7 +83,9 @@ class Population:
 
     `input_bits`, `state_bits`: signed widths proven to hold every sum of input and every u and v
     (`state_bounds.prove`). `depth`: chip steps behind the input. `mixing` (T, T) in units of 1/4096, or None; a
-    population that mixes stores the input of all T steps of a sample before its first (store and forward).
+    population that mixes stores the input of the steps it needs before its first (store and forward). `members`
+    consecutive channels stand for one neuron of the trained network; of the micro-steps of a time step the decay acts
+    in the first, and the population fires in the first `open_steps` (None: all).
     """
 
     name: str
@@ -97,6 +103,8 @@ class Population:
     input_bits: int
     state_bits: int
     mixing: IntArray | None = None
+    members: int = 1
+    open_steps: int | None = None
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -113,16 +121,25 @@ class Population:
     def payload_max(self) -> int:
         return int(self.payload.max()) if self.spiking else 0
 
-    def waits(self, timesteps: int) -> int:
+    @cached_property
+    def waits(self) -> int:
         """Steps between the arrival of a sample's first input and the population's first step on it."""
-        return 0 if self.mixing is None else timesteps - 1
+        return waits(self.mixing)
+
+    def is_open(self, micro: int) -> bool:
+        """Whether the population may fire in this micro-step of a time step."""
+        return self.open_steps is None or micro < self.open_steps
 
 
 @dataclass(frozen=True, eq=False)
 class QuantNetwork:
     """Input, synapses and populations in topological order; the last population is the readout.
 
-    Input payloads are integers 0..input_payload_max, sent by the host in each of the `timesteps` steps.
+    Input payloads are sent by the host in the first micro-step of each time step (`reference.input_steps`);
+    `microsteps` of the `timesteps` steps of a sample make a time step. input_kind "spikes": integers
+    0..input_payload_max. "currents": what the host computes of the input and writes as the bias of each neuron of the
+    first population, integers -input_payload_max..input_payload_max; no spikes, no synapses on the chip.
+    Synapses whose source is the population they end in are lateral: sent in step t they act in t + 1 of the sample.
     """
 
     input_name: str
@@ -131,6 +148,8 @@ class QuantNetwork:
     synapses: tuple[QuantSynapses, ...]
     populations: tuple[Population, ...]
     timesteps: int
+    microsteps: int = 1
+    input_kind: Literal["spikes", "currents"] = "spikes"
 
     @cached_property
     def synapses_by_name(self) -> Mapping[str, QuantSynapses]:
@@ -165,6 +184,7 @@ class QuantNetwork:
         return next(population for population in self.populations if synapses.name in population.synapses)
 
 
-def pooled_shape(shape: Shape, pool: Pair) -> Shape:
-    """(C, H, W) after summing `pool` windows; unchanged for (1, 1)."""
-    return shape if pool == (1, 1) else (shape[0], shape[1] // pool[0], shape[2] // pool[1])
+def pooled_shape(shape: Shape, pool: Pair, members: int = 1) -> Shape:
+    """(C, H, W) after summing `pool` windows and `members` channels; unchanged for (1, 1) and 1."""
+    channels = shape[0] // members
+    return (channels, *shape[1:]) if pool == (1, 1) else (channels, shape[1] // pool[0], shape[2] // pool[1])

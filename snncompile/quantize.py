@@ -1,27 +1,34 @@
 """From the folded float network to integers: per-channel weights, thresholds, biases and proven state widths."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from snncompile.chip import Numerics
-from snncompile.errors import CompileError
+from snncompile.encoding import Encoder, Kind
+from snncompile.errors import CompileError, nearest
 from snncompile.network import (
     INPUT_PAYLOAD_MAX,
     SYNAPSES,
     Array,
     Conv2d,
+    Fire,
     Linear,
     MultiThresholdLIF,
     Network,
-    OneToOne,
     Readout,
-    Shape,
     Synapses,
 )
 from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.quantize_layer import (
+    Layer,
+    RoundedLayer,
+    exponent_of,
+    host_layer,
+    integer_synapses,
+    round_layer,
+)
+from snncompile.rounding import Rounding
 from snncompile.state_bounds import prove
 
 
@@ -29,43 +36,89 @@ from snncompile.state_bounds import prove
 class HostScales:
     """What integers mean, kept on the host and never on the chip.
 
-    input_scale: value of one stored unit of data. state[population] (channels,): value of one unit of the state.
+    encoder: what makes payloads of data. state[population] (channels,): value of one unit of the state.
     output_scale: the readout's state times this is the network's output.
     """
 
-    input_scale: float
+    encoder: Encoder
     state: dict[str, Array]
     output_scale: float
 
 
-def quantize(network: Network, numerics: Numerics, weight_bits: int = 8) -> tuple[QuantNetwork, HostScales]:
+def quantize(
+    network: Network, numerics: Numerics, weight_bits: int = 8, how: Rounding | None = None
+) -> tuple[QuantNetwork, HostScales]:
     """Rounds to nearest: w = rint(W / s), thresholds, bias, v0 = rint(x * 2^F / s), decay = rint((1 - leak) * 4096).
 
     s is one scale per output channel, max |W| / (2^(bits-1) - 1), shared by all synapses into a neuron; a threshold is
     scale-free, so it costs nothing. Where several layers of synapses meet, s is that of the finest, and a unit of the
     others' weights is worth 2^e * s. The readout has one scale for all classes, so that its states compare as they are.
+    how: another way to choose s and to round the weights, and the bits of single layers (`rounding.Rounding`).
     F, the fractional bits of the state, is the largest up to the chip's for which `state_bounds.prove` shows that no
-    state overflows. Needs: a folded, aligned network. Raises CompileError naming the layer: bits, leak or payload the
-    chip does not have, or a state that is too wide even at F = 0.
+    state overflows; weights of b bits fewer than the chip's widest get up to b more, so that states keep their unit.
+    Thresholds and biases are rounded on to what the chip can hold (`Numerics`); on a chip that fires only above a
+    threshold, "at or above" becomes "above the next smaller one".
+    An analog image on a chip of binary spikes becomes the first population's input current, computed by the host
+    (`encoding.Encoder`, currents).
+    Needs: a folded, aligned network. Raises CompileError naming the layer: bits, leak or payload the chip does not
+    have, or a state that is too wide even at F = 0.
     """
-    _check_numerics(network, numerics, weight_bits)
-    source_unit = {network.input.name: 1 / INPUT_PAYLOAD_MAX}
-    synapses: list[QuantSynapses] = []
+    how = how or Rounding()
+    _check_numerics(network, numerics, weight_bits, how)
+    units = {network.input.name: 1.0 if network.input.coding != "direct" else 1 / INPUT_PAYLOAD_MAX}
     populations: list[Population] = []
+    synapses: list[QuantSynapses] = []
     states: dict[str, Array] = {}
-    head = QuantNetwork(network.input.name, network.input.shape, INPUT_PAYLOAD_MAX, (), (), network.timesteps)
+    head, encoder = _head(network, numerics), None
     for node in network.nodes:
         if not isinstance(node, MultiThresholdLIF) and not (isinstance(node, Readout) and not _counts(node, network)):
             continue
         incoming = [n for n in network.nodes if n.name in node.inputs and isinstance(n, SYNAPSES)]
-        units = [source_unit.get(n.inputs[0], 1.0) for n in incoming]
-        layer = _Layer(_as_neuron(node), incoming, units, network.shapes[node.name])
+        layer = Layer(
+            _as_neuron(node), incoming, [units.get(n.inputs[0], 1.0) for n in incoming], network.shapes[node.name]
+        )
         before = replace(head, populations=tuple(populations))
-        added, population, states[node.name] = _quantize_layer(layer, before, numerics, weight_bits)
+        if head.input_kind == "currents" and any(s.inputs[0] == network.input.name for s in incoming):
+            if encoder is not None:
+                raise CompileError(
+                    node.name,
+                    f"reads the input, as {populations[0].name} does",
+                    "where spikes are binary the host computes the current of one population; try --input-coding rate",
+                )
+            layer, encoder = host_layer(layer, network, head.input_payload_max, numerics.state_bits)
+            before = head = replace(head, input_shape=layer.shape)
+        added, population, states[node.name] = _quantize_layer(layer, before, numerics, weight_bits, how)
         synapses += added
         populations.append(population)
     quantized = replace(head, synapses=tuple(synapses), populations=tuple(populations))
-    return quantized, HostScales(network.input.scale, states, _output_scale(network, states))
+    return quantized, HostScales(encoder or _encoder(network, head), states, _output_scale(network, states))
+
+
+def _head(network: Network, numerics: Numerics) -> QuantNetwork:
+    """The integer network without its layers: what the host sends."""
+    on_host = network.input.coding == "direct" and not numerics.graded_spikes
+    largest = INPUT_PAYLOAD_MAX
+    if on_host:
+        largest = 2 ** ((numerics.bias_mantissa_bits or numerics.state_bits) - 1) - 1
+    elif network.input.coding == "rate" or not numerics.graded_spikes:
+        largest = 1
+    return QuantNetwork(
+        network.input.name,
+        network.input.shape,
+        largest,
+        (),
+        (),
+        network.timesteps,
+        network.microsteps,
+        "currents" if on_host else "spikes",
+    )
+
+
+def _encoder(network: Network, head: QuantNetwork) -> Encoder:
+    kinds: dict[str, Kind] = {"direct": "pixels", "events": "events", "rate": "rate"}
+    steps = network.timesteps // network.microsteps
+    kind = kinds[network.input.coding]
+    return Encoder(kind, network.input.scale, network.input.shape, steps, head.input_payload_max)
 
 
 def _counts(readout: Readout, network: Network) -> bool:
@@ -76,7 +129,7 @@ def _counts(readout: Readout, network: Network) -> bool:
 def _output_scale(network: Network, states: dict[str, Array]) -> float:
     readout = network.readout
     if not _counts(readout, network):
-        kappa = sum(readout.leak**t for t in range(network.timesteps))
+        kappa = sum(readout.leak**t for t in range(network.timesteps // network.microsteps))
         return float(states[readout.name][0]) * readout.scale / kappa
     if readout.leak != 1:
         raise CompileError(
@@ -86,7 +139,13 @@ def _output_scale(network: Network, states: dict[str, Array]) -> float:
         )
     if network.by_name[readout.inputs[0]] is not network.neurons[-1]:
         raise CompileError(readout.name, f"counts spikes of {readout.inputs[0]}, which is not the last population")
-    return readout.scale / network.timesteps
+    if network.neurons[-1].members > 1:
+        raise CompileError(
+            readout.name,
+            f"counts spikes of {readout.inputs[0]}, whose levels are spread over several neurons",
+            "let a linear layer come between",
+        )
+    return readout.scale * network.microsteps / network.timesteps
 
 
 def _as_neuron(node: MultiThresholdLIF | Readout) -> MultiThresholdLIF:
@@ -97,30 +156,18 @@ def _as_neuron(node: MultiThresholdLIF | Readout) -> MultiThresholdLIF:
     return MultiThresholdLIF(node.name, node.inputs, none, none, none, node.leak, "none", "ge", depth=node.depth)
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A population to be, its synapses, and what one unit of each source's payload is worth."""
-
-    node: MultiThresholdLIF
-    synapses: list[Synapses]
-    units: list[float]
-    shape: Shape
-
-    @property
-    def weights(self) -> list[Array]:
-        return [synapses.weight * unit for synapses, unit in zip(self.synapses, self.units, strict=True)]
-
-    @property
-    def bias(self) -> Array:
-        biases = [s.bias for s in self.synapses if not isinstance(s, OneToOne)]
-        return np.sum([np.zeros(self.shape[0]), *biases], axis=0)
-
-
-def _check_numerics(network: Network, numerics: Numerics, weight_bits: int) -> None:
-    if weight_bits not in numerics.weight_bits:
-        allowed = ", ".join(map(str, numerics.weight_bits))
-        raise CompileError("--weight-bits", f"the chip has no {weight_bits}-bit weights", f"allowed: {allowed}")
+def _check_numerics(network: Network, numerics: Numerics, weight_bits: int, how: Rounding) -> None:
+    for where, bits in (("--weight-bits", weight_bits), *how.bits.items()):
+        if bits not in numerics.weight_bits:
+            allowed = ", ".join(map(str, numerics.weight_bits))
+            raise CompileError(where, f"the chip has no {bits}-bit weights", f"allowed: {allowed}")
+    known = [node.name for node in network.of_type(Conv2d)] + [node.name for node in network.of_type(Linear)]
+    for name in how.bits:
+        if name not in known:
+            raise CompileError(name, "has a number of weight bits and is no layer of weights", nearest(name, known))
     payloads = {network.input.name: INPUT_PAYLOAD_MAX} | {n.name: int(n.payload.max()) for n in network.neurons}
+    if network.input.coding != "direct":
+        del payloads[network.input.name]
     for name, largest in payloads.items():
         if largest > 1 and numerics.graded_spikes and largest >= 2**numerics.payload_bits:
             raise CompileError(name, f"sends payloads up to {largest}", f"the chip's have {numerics.payload_bits} bits")
@@ -143,48 +190,31 @@ def _check_neuron(node: MultiThresholdLIF, numerics: Numerics) -> None:
         raise CompileError(node.name, "mixes the steps of its input (T-GIM)", "the chip's neurons cannot store them")
 
 
-def _channel_scale(layer: _Layer, weight_bits: int, state_bits: int) -> Array:
-    """(channels,) value of one weight unit; for a readout all equal. At F = 0 thresholds and bias fit the state."""
-    largest = np.array([np.abs(w).reshape(len(w), -1).max(1) for w in layer.weights])
-    finest = np.where(largest > 0, largest, np.inf).min(axis=0)
-    constants = np.concatenate([[abs(layer.node.v0)], layer.node.thresholds, np.abs(layer.node.subtract)])
-    constant = np.maximum(np.abs(layer.bias), constants.max())
-    scale = np.maximum(
-        np.where(np.isfinite(finest), finest, 0) / _largest(weight_bits), constant / 2.0 ** (state_bits - 2)
-    )
-    scale = np.where(scale > 0, scale, 1.0)
-    return scale if len(layer.node.thresholds) else np.full_like(scale, scale.max())
-
-
-def _largest(weight_bits: int) -> int:
-    """Largest weight; the range is symmetric."""
-    return int(2 ** (weight_bits - 1) - 1)
-
-
-def _exponent(weight: Array, scale: Array, weight_bits: int) -> int:
-    """Smallest e >= 0 for which weight / (scale * 2^e) fits the weight bits in every channel."""
-    ratio = float((np.abs(weight).reshape(len(weight), -1).max(1) / scale).max()) / _largest(weight_bits)
-    return max(0, math.ceil(math.log2(ratio) - 1e-12)) if ratio > 0 else 0
-
-
 def _quantize_layer(
-    layer: _Layer, before: QuantNetwork, numerics: Numerics, weight_bits: int
+    layer: Layer, before: QuantNetwork, numerics: Numerics, weight_bits: int, how: Rounding
 ) -> tuple[list[QuantSynapses], Population, Array]:
     """The layer after the populations of `before`: synapses, population, value of one unit of its state (channels,)."""
-    scale = _channel_scale(layer, weight_bits, numerics.state_bits)
+    rounded = round_layer(layer, weight_bits, how, max(numerics.weight_bits), numerics.state_bits)
     needed = 0
-    for fraction in range(numerics.fraction_bits_max, -1, -1):
+    for fraction in range(numerics.fraction_bits_max + rounded.finer, -1, -1):
+        unit = rounded.scale / 2**fraction
         synapses = [
-            _synapses(node, weight, scale, weight_bits, fraction)
+            _synapses(node, weight, rounded, fraction)
             for node, weight in zip(layer.synapses, layer.weights, strict=True)
         ]
-        population = _population(layer, scale / 2**fraction)
+        population = _population(layer, rounded.bias, synapses, unit, numerics)
         network = replace(before, synapses=tuple(synapses), populations=(*before.populations, population))
         bounds = prove(network, population)
         needed = bounds.state_bits
-        if needed <= numerics.state_bits:
+        if needed <= numerics.state_bits and _holds(synapses, population, numerics):
             proven = replace(population, input_bits=bounds.input_bits, state_bits=needed)
-            return synapses, proven, scale / 2**fraction
+            return synapses, proven, unit
+    if needed <= numerics.state_bits:
+        raise CompileError(
+            layer.node.name,
+            "a bias, a threshold or a weight is beyond what the chip's fields hold",
+            "train with weights and thresholds of one magnitude",
+        )
     raise CompileError(
         layer.node.name,
         f"a state may need {needed} bits, the chip has {numerics.state_bits}",
@@ -192,49 +222,100 @@ def _quantize_layer(
     )
 
 
-def _synapses(node: Synapses, weight: Array, scale: Array, weight_bits: int, fraction: int) -> QuantSynapses:
+def _holds(synapses: list[QuantSynapses], population: Population, numerics: Numerics) -> bool:
+    """Whether the chip's fields for thresholds, biases and exponents hold these."""
+    threshold_bits = numerics.threshold_mantissa_bits or numerics.state_bits
+    constants = np.concatenate([population.thresholds.ravel(), population.subtract.ravel(), [0]])
+    if constants.max() >> numerics.threshold_shift >= 2**threshold_bits:
+        return False
+    if numerics.exponent_max is not None and max(s.exponent for s in synapses) > numerics.exponent_max:
+        return False
+    return _bias_exponent(population.bias, numerics) is not None
+
+
+def _bias_exponent(bias: IntArray, numerics: Numerics) -> int | None:
+    """The smallest exponent at which the chip's mantissa holds every bias; None where there is none."""
+    if numerics.bias_mantissa_bits is None:
+        return 0
+    mantissa_max = 2 ** (numerics.bias_mantissa_bits - 1) - 1
+    exponents = range((numerics.bias_exponent_max or 0) + 1)
+    return next((e for e in exponents if np.abs(np.rint(bias / 2**e)).max() <= mantissa_max), None)
+
+
+def _synapses(node: Synapses, weight: Array, rounded: RoundedLayer, fraction: int) -> QuantSynapses:
     if node.delay_steps is None:
         raise CompileError(node.name, "has no delay", "align the delays first")
-    geometry: dict[str, Any] = {}
-    if isinstance(node, Conv2d):
-        geometry = {"stride": node.stride, "padding": node.padding, "dilation": node.dilation, "groups": node.groups}
-    exponent = _exponent(weight, scale, weight_bits)
-    unit = (scale * 2**exponent).reshape(-1, *(1,) * (weight.ndim - 1))
-    return QuantSynapses(
-        name=node.name,
-        source=node.inputs[0],
-        kind="conv" if isinstance(node, Conv2d) else "linear" if isinstance(node, Linear) else "one_to_one",
-        weight=_rint(weight / unit),
-        weight_bits=weight_bits,
-        exponent=fraction + exponent,
-        pool=node.pool,
-        delay_steps=node.delay_steps,
-        **geometry,
-    )
+    bits = rounded.bits[node.name]
+    if node.name in rounded.weights:
+        return integer_synapses(node, rounded.weights[node.name], bits, fraction + rounded.exponents[node.name])
+    finer = min(rounded.finer, fraction)
+    fine = rounded.scale / 2**finer
+    exponent = exponent_of(weight, fine, bits)
+    unit = (fine * 2**exponent).reshape(-1, *(1,) * (weight.ndim - 1))
+    return integer_synapses(node, _rint(weight / unit), bits, fraction - finer + exponent)
 
 
-def _population(layer: _Layer, unit: Array) -> Population:
+def _population(
+    layer: Layer, exact_bias: Array, synapses: list[QuantSynapses], unit: Array, numerics: Numerics
+) -> Population:
     """`unit` (channels,): value of one unit of the state. Widths are filled in once they are proven."""
     node = layer.node
     if node.depth is None:
         raise CompileError(node.name, "has no depth", "align the delays first")
+    bias = _rint(exact_bias / unit)
+    bias_unit = 2 ** (_bias_exponent(bias, numerics) or 0)
+    bias = _rint(bias / bias_unit) * bias_unit
+    fire, thresholds, subtract = _comparison(layer, synapses, unit, bias, numerics)
     return Population(
         name=node.name,
         shape=layer.shape,
         synapses=tuple(s.name for s in layer.synapses),
-        bias=_rint(layer.bias / unit),
+        bias=bias,
         v0=_rint(node.v0 / unit),
-        thresholds=_rint(node.thresholds[:, None] / unit),
+        thresholds=thresholds,
         payload=_rint(node.payload),
-        subtract=_rint(node.subtract[:, None] / unit),
+        subtract=subtract,
         decay=round((1 - node.leak) * DECAY_ONE),
         reset=node.reset,
-        fire=node.fire,
+        fire=fire,
         depth=node.depth,
         input_bits=0,
         state_bits=0,
         mixing=None if node.mixing is None else _rint(node.mixing * 2**MIX_SHIFT),
+        members=node.members,
+        open_steps=node.open_steps,
     )
+
+
+def _comparison(
+    layer: Layer, synapses: list[QuantSynapses], unit: Array, bias: IntArray, numerics: Numerics
+) -> tuple[Fire, IntArray, IntArray]:
+    """How the population compares, its thresholds and what a soft reset subtracts, (levels, channels) each.
+
+    Both are multiples of the grid 2^threshold_shift. Where the chip only fires above a threshold, u >= theta becomes
+    u > theta - 1 in state units; of the grid the value below it where every state lies on the grid (then exact: no
+    leak, inputs, bias and v0 on the grid), else the nearest.
+    """
+    node, grid = layer.node, 1 << numerics.threshold_shift
+    thetas, subtract = (_rint(_by_channel(values, unit) / unit) for values in (node.thresholds, node.subtract))
+    subtract = _rint(subtract / grid) * grid
+    if node.fire in numerics.fire:
+        thetas, fire = _rint(thetas / grid) * grid, node.fire
+    else:
+        on_grid = node.leak == 1 and not (bias % grid).any() and not (_rint(node.v0 / unit) % grid).any()
+        on_grid = on_grid and all(s.exponent >= numerics.threshold_shift for s in synapses)
+        thetas, fire = ((thetas - 1) // grid if on_grid else _rint((thetas - 1) / grid)) * grid, "gt"
+    thetas = np.maximum(thetas, grid)
+    if (np.diff(thetas, axis=0) <= 0).any():
+        raise CompileError(
+            node.name, "two of its thresholds are the same integer", "train with thresholds further apart"
+        )
+    return fire, thetas, subtract
+
+
+def _by_channel(values: Array, unit: Array) -> Array:
+    """(levels,) or (levels, channels) as (levels, channels)."""
+    return np.broadcast_to(values[:, None] if values.ndim == 1 else values, (len(values), len(unit)))
 
 
 def _rint(values: Array) -> IntArray:

@@ -5,7 +5,7 @@ steps of a layer before the next layer; `run_on_chip_clock` runs the integer net
 population at a time, spikes arriving one step after they are sent, samples following each other every T steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,13 @@ from snncompile.network import (
     BatchNorm,
     Conv2d,
     Flatten,
-    Input,
     Linear,
     MultiThresholdLIF,
     Network,
     Node,
-    OneToOne,
     Pair,
     Readout,
+    Shape,
 )
 from snncompile.quant_network import MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.state_bounds import decay
@@ -50,33 +49,55 @@ class IntegerTrace:
 
 
 def run_float(network: Network, x: NDArray[np.generic]) -> FloatTrace:
-    """Runs x (N, *input shape) through the float network in float64."""
-    outputs: dict[str, Array] = {}
+    """Runs x (N, *input shape), for event input (N, T, *input shape), through the float network in float64."""
+    values = network.input.scale * np.asarray(x, np.float64)
+    if network.input.coding == "rate":
+        values = rate_coded(values, network.timesteps // network.microsteps).astype(np.float64)
+    outputs = {network.input.name: input_steps(values, network.input.shape, network.timesteps, network.microsteps)}
     membranes: dict[str, Array] = {}
-    for node in network.nodes:
-        y = np.sum([outputs[name] for name in node.inputs], axis=0) if node.inputs else np.asarray(x, np.float64)
-        if isinstance(node, Input):
-            outputs[node.name] = np.repeat(node.scale * y[None], network.timesteps, axis=0)
-        elif isinstance(node, MultiThresholdLIF):
-            outputs[node.name], membranes[node.name] = float_neurons(node, y)
+    for node in network.nodes[1:]:
+        y = np.sum([outputs[name] for name in node.inputs if name in outputs], axis=0)
+        if isinstance(node, MultiThresholdLIF):
+            laterals = [network.by_name[name] for name in network.laterals(node)]
+            outputs[node.name], membranes[node.name] = float_neurons(node, y, laterals, network.microsteps)
         elif isinstance(node, Readout):
-            kappa = node.leak ** np.arange(len(y) - 1, -1, -1.0)
-            outputs[node.name] = node.scale * np.tensordot(kappa, y, 1)[None] / kappa.sum()
+            kappa = node.leak ** np.arange(len(y) // network.microsteps - 1, -1, -1.0)
+            weighed = np.tensordot(np.repeat(kappa, network.microsteps), y, 1)
+            outputs[node.name] = node.scale * weighed[None] / kappa.sum()
         else:
             outputs[node.name] = np.stack([stateless(node, step) for step in y])
     return FloatTrace(outputs, membranes, outputs[network.readout.name][0])
+
+
+def input_steps(x: NDArray[Any], shape: Shape, timesteps: int, microsteps: int) -> NDArray[Any]:
+    """What the host sends in each of the chip's steps, (timesteps, N, *shape).
+
+    x (N, *shape) is the same at every time step, x (N, T, *shape) has a frame for each; sent in its first micro-step.
+    """
+    frames = x[:, None] if x.ndim == 1 + len(shape) else x
+    sent = np.zeros((timesteps, len(x), *shape), x.dtype)
+    sent[::microsteps] = frames.swapaxes(0, 1)
+    return sent
+
+
+def rate_coded(p: NDArray[np.float64], timesteps: int) -> IntArray:
+    """Spikes (N, T, ...) of values p in 0..1 (N, ...), spread evenly; their mean over t is p rounded to 1/T.
+
+    In time step t = 0..T-1: floor((t+1) p + 1/2) - floor(t p + 1/2).
+    """
+    steps = np.arange(timesteps + 1).reshape(-1, *(1,) * p.ndim)
+    return np.diff(np.floor(steps * p + 0.5), axis=0).astype(np.int64).swapaxes(0, 1)
 
 
 def stateless(node: Node, x: Array) -> Array:
     """One step of a node without state; x (N, ...)."""
     match node:
         case Conv2d():
-            y = convolve(sum_pool(x, node.pool), node.weight, node.stride, node.padding, node.dilation, node.groups)
-            return y + node.bias[:, None, None]
+            x = sum_pool(sum_members(x, node.members), node.pool)
+            y = convolve(x, node.weight, node.stride, node.padding, node.dilation, node.groups)
+            return y + _per_channel(node.bias, y)
         case Linear():
-            return sum_pool(x, node.pool).reshape(len(x), -1) @ node.weight.T + node.bias
-        case OneToOne():
-            return _per_channel(node.weight, x) * sum_pool(x, node.pool)
+            return sum_pool(sum_members(x, node.members), node.pool).reshape(len(x), -1) @ node.weight.T + node.bias
         case BatchNorm():
             gamma, beta, mean, var = (_per_channel(p, x) for p in (node.gamma, node.beta, node.mean, node.var))
             return gamma * (x - mean) / np.sqrt(var + node.eps) + beta
@@ -87,41 +108,66 @@ def stateless(node: Node, x: Array) -> Array:
     raise TypeError(f"{node.name}: the reference does not know {node.kind}")
 
 
-def float_neurons(node: MultiThresholdLIF, current: Array) -> tuple[Array, Array]:
-    """Payloads and membranes before firing for input currents (T, N, ...)."""
+def float_neurons(
+    node: MultiThresholdLIF, current: Array, laterals: Sequence[Node] = (), microsteps: int = 1
+) -> tuple[Array, Array]:
+    """Payloads and membranes before firing for input currents (T, N, ...); lateral synapses add theirs."""
     table = np.concatenate([[0.0], node.payload])
-    subtract = np.concatenate([[0.0], node.subtract])
-    reached: Callable[[Array, float], NDArray[np.bool_]] = np.greater_equal if node.fire == "ge" else np.greater
+    reached: Callable[[Array, Array], NDArray[np.bool_]] = np.greater_equal if node.fire == "ge" else np.greater
     if node.mixing is not None:
         current = np.tensordot(node.mixing, current, 1)
-    v = np.full_like(current[0], node.v0)
+    v, y = np.full_like(current[0], node.v0), np.zeros_like(current[0])
     spikes, membranes = [], []
-    for step in current:
-        u = node.leak * v + step
-        k = np.sum([reached(u, theta) for theta in node.thresholds], axis=0)
-        v = {"soft": u - subtract[k], "hard": np.where(k > 0, 0.0, u), "none": u}[node.reset]
-        spikes.append(table[k])
+    for t, step in enumerate(current):
+        micro = t % microsteps
+        u = (node.leak if micro == 0 else 1.0) * v + step
+        u = u + sum(stateless(synapses, y) for synapses in laterals) if t > 0 else u
+        k = np.zeros(u.shape, np.int64)
+        if node.open_steps is None or micro < node.open_steps:
+            k = np.sum([reached(u, _per_channel(theta, u)) for theta in node.thresholds], axis=0)
+        v = {"soft": u - _at_level(node.subtract, k), "hard": np.where(k > 0, 0.0, u), "none": u}[node.reset]
+        y = table[k]
+        spikes.append(y)
         membranes.append(u)
     return np.stack(spikes), np.stack(membranes)
 
 
+def _at_level(values: NDArray[Any], k: NDArray[np.int64]) -> NDArray[Any]:
+    """values[k-1], 0 where k = 0; values (levels,) or (levels, channels), k (N, channels, ...)."""
+    found = np.zeros(k.shape, values.dtype)
+    for level, value in enumerate(values, 1):
+        found = np.where(k == level, _per_channel(value, k), found)
+    return found
+
+
 def run_integer(network: QuantNetwork, payloads: NDArray[np.integer]) -> IntegerTrace:
-    """Runs input payloads (N, *input shape), the same in every step, through the integer network in int64."""
+    """Runs input payloads (N, *input shape) or frames (N, T, *input shape) through the integer network in int64."""
     image = np.asarray(payloads, np.int64)
-    sent = {network.input_name: np.repeat(image[None], network.timesteps, axis=0)}
+    sent = {network.input_name: input_steps(image, network.input_shape, network.timesteps, network.microsteps)}
     membranes = {}
-    v = image
     for population in network.populations:
-        synapses = network.inputs_of(population)
+        synapses = forward_inputs(network, population)
         arriving = [sum(integer_current(s, sent[s.source][t]) for s in synapses) for t in range(network.timesteps)]
-        v = initial_state(population, len(image))
+        v, y = initial_state(population, len(image)), np.zeros((len(image), *population.shape), np.int64)
         steps = []
-        for current in input_currents(population, np.stack(arriving)):
-            u, k, v = step_population(population, v, current)
-            steps.append((emitted(population, k), u))
+        for t, current in enumerate(input_currents(population, np.stack(arriving))):
+            lateral = sum(integer_current(s, y) for s in laterals(network, population)) if t > 0 else 0
+            u, k, v = step_population(population, v, current + lateral, t % network.microsteps)
+            y = emitted(population, k)
+            steps.append((y, u))
         sent[population.name] = np.stack([payload for payload, _ in steps])
         membranes[population.name] = np.stack([u for _, u in steps])
     return IntegerTrace(sent, membranes, sent[network.readout.name].sum(0) if network.readout.spiking else v)
+
+
+def forward_inputs(network: QuantNetwork, population: Population) -> list[QuantSynapses]:
+    """Synapses into a population that come from elsewhere."""
+    return [s for s in network.inputs_of(population) if s.source != population.name]
+
+
+def laterals(network: QuantNetwork, population: Population) -> list[QuantSynapses]:
+    """Synapses of a population into itself."""
+    return [s for s in network.inputs_of(population) if s.source == population.name]
 
 
 def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> IntegerTrace:
@@ -129,11 +175,13 @@ def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> I
 
     In chip step c the population at depth d does logical step c - d: before the first it does nothing, at the first
     step of a sample its state is v0; bias, leak and reset are thereby shifted by d. A spike sent in step c is added up
-    at its target in step c + delay_steps. A population that mixes steps stores what arrives for T - 1 steps more.
+    at its target in step c + delay_steps; one that a population sends itself, only within its sample. A population that
+    mixes steps stores what arrives for as many steps more as it waits.
     """
     image = np.asarray(payloads, np.int64)
     logical_steps = len(image) * network.timesteps
-    sent = {network.input_name: np.repeat(image, network.timesteps, axis=0)}
+    stream = input_steps(image, network.input_shape, network.timesteps, network.microsteps)
+    sent = {network.input_name: stream.swapaxes(0, 1).reshape(-1, *network.input_shape)}
     sent |= {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
     membranes = {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
     arrived = {p.name: np.zeros((logical_steps, *p.shape), np.int64) for p in network.populations}
@@ -143,9 +191,9 @@ def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> I
     for chip_step in range(logical_steps + network.depth):
         for population in network.populations:
             name, t = population.name, chip_step - population.depth
-            arriving = t + population.waits(network.timesteps)
+            arriving = t + population.waits
             if 0 <= arriving < logical_steps:
-                for s in network.inputs_of(population):
+                for s in forward_inputs(network, population):
                     spikes = sent[s.source][chip_step - s.delay_steps - depths[s.source]]
                     arrived[name][arriving] += integer_current(s, spikes[None])[0]
             if not 0 <= t < logical_steps:
@@ -154,7 +202,12 @@ def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> I
             if step == 0:
                 state[name] = initial_state(population, 1)
             stored = arrived[name][t - step : t - step + network.timesteps, None]
-            u, k, state[name] = step_population(population, state[name], input_currents(population, stored)[step])
+            current = input_currents(population, stored)[step]
+            if step > 0:  # what it sent in the sample before is lost
+                current = current + sum(
+                    integer_current(s, sent[name][t - 1][None]) for s in laterals(network, population)
+                )
+            u, k, state[name] = step_population(population, state[name], current, step % network.microsteps)
             sent[name][t], membranes[name][t] = emitted(population, k)[0], u[0]
             if population is network.readout:
                 output[sample] = output[sample] + sent[name][t] if population.spiking else state[name][0]
@@ -174,10 +227,8 @@ def initial_state(population: Population, samples: int) -> IntArray:
 
 def integer_current(synapses: QuantSynapses, payloads: IntArray) -> IntArray:
     """(W s) << exponent for one step of payloads (N, ...)."""
-    s = sum_pool(payloads, synapses.pool)
-    if synapses.kind == "one_to_one":
-        a = _per_channel(synapses.weight, s) * s
-    elif synapses.kind == "linear":
+    s = sum_pool(sum_members(payloads, synapses.members), synapses.pool)
+    if synapses.kind == "linear":
         a = s.reshape(len(s), -1) @ synapses.weight.T
     else:
         a = convolve(s, synapses.weight, synapses.stride, synapses.padding, synapses.dilation, synapses.groups)
@@ -192,24 +243,34 @@ def input_currents(population: Population, arriving: IntArray) -> IntArray:
     return np.tensordot(population.mixing, biased, 1) >> MIX_SHIFT
 
 
-def step_population(population: Population, v: IntArray, current: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """One step on the input I: (u before firing, level k, v after reset), each (N, *shape)."""
-    u = decay(v, population.decay) + current
+def step_population(
+    population: Population, v: IntArray, current: IntArray, micro: int = 0
+) -> tuple[IntArray, IntArray, IntArray]:
+    """One step on the input I: (u before firing, level k, v after reset), each (N, *shape).
+
+    micro: which micro-step of its time step this is.
+    """
+    u = (decay(v, population.decay) if micro == 0 else v) + current
     k = np.zeros_like(u)
-    for threshold in population.thresholds:
+    for threshold in population.thresholds if population.is_open(micro) else ():
         theta = _per_channel(threshold, u)
         k += u >= theta if population.fire == "ge" else u > theta
     if population.reset == "soft":
-        subtract = np.zeros_like(u)
-        for level, amount in enumerate(population.subtract, 1):
-            subtract = np.where(k == level, _per_channel(amount, u), subtract)
-        return u, k, u - subtract
+        return u, k, u - _at_level(population.subtract, k)
     return u, k, np.where(k > 0, 0, u) if population.reset == "hard" else u
 
 
 def emitted(population: Population, k: IntArray) -> IntArray:
     """Payload of level k; 0 (no spike) for k = 0."""
     return np.concatenate([np.zeros(1, np.int64), population.payload])[k]
+
+
+def sum_members(x: NDArray[Any], members: int) -> NDArray[Any]:
+    """x (N, C * members, ...) with every `members` consecutive channels added up."""
+    if members == 1:
+        return x
+    summed: NDArray[Any] = x.reshape(len(x), -1, members, *x.shape[2:]).sum(2)
+    return summed
 
 
 def sum_pool(x: NDArray[Any], window: Pair) -> NDArray[Any]:
@@ -224,7 +285,12 @@ def sum_pool(x: NDArray[Any], window: Pair) -> NDArray[Any]:
 def convolve(
     x: NDArray[Any], weight: NDArray[Any], stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> NDArray[Any]:
-    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw), zero padding; as torch's conv2d."""
+    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw), zero padding; as torch's conv2d.
+
+    Features x (N, n) are images (N, n, 1, 1).
+    """
+    if x.ndim == 2:
+        return convolve(x[..., None, None], weight, stride, padding, dilation, groups)[..., 0, 0]
     out, fan_in, kh, kw = weight.shape
     x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
     height = (x.shape[2] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
@@ -241,5 +307,5 @@ def convolve(
 
 
 def _per_channel(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
-    """(channels,) shaped to broadcast over like (N, channels, ...)."""
-    return values.reshape(-1, *(1,) * (like.ndim - 2))
+    """(channels,), or one number, shaped to broadcast over like (N, channels, ...)."""
+    return np.reshape(values, (-1, *(1,) * (like.ndim - 2)))

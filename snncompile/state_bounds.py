@@ -36,15 +36,15 @@ def decay(v: IntArray, rate: int) -> IntArray:
     return np.sign(v) * ((np.abs(v) * (DECAY_ONE - rate)) >> 12)
 
 
-def input_interval(synapses: QuantSynapses, payload_max: int) -> tuple[IntArray, IntArray]:
-    """Least and largest (W s) << exponent per output channel, over all s with 0 <= s <= payload_max.
+def input_interval(synapses: QuantSynapses, payload_max: int, signed: bool = False) -> tuple[IntArray, IntArray]:
+    """Least and largest (W s) << exponent per output channel, over all s of 0..payload_max (signed: from -payload_max).
 
     Sums of the negative and of the positive weights: reached exactly by a position that sees the whole kernel.
     """
-    largest = payload_max * synapses.pool[0] * synapses.pool[1]
+    largest = payload_max * synapses.pool[0] * synapses.pool[1] * synapses.members
     flat = synapses.weight.reshape(len(synapses.weight), -1)
     low, high = (np.where(sign * flat > 0, flat, 0).sum(1) * largest << synapses.exponent for sign in (-1, 1))
-    return low, high
+    return (low - high, high - low) if signed else (low, high)
 
 
 def prove(network: QuantNetwork, population: Population) -> Bounds:
@@ -53,30 +53,65 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     u lies in [decay(v_low) + a_low + bias, decay(v_high) + a_high + bias]; a soft reset at level j takes u in
     [threshold_j, threshold_{j+1}) to u - subtract_j, so v_high is the largest such end. Interval arithmetic; no float.
     """
-    intervals = [input_interval(s, network.payload_max_of(s.source)) for s in network.inputs_of(population)]
-    low = np.sum([i[0] for i in intervals], axis=0)
-    high = np.sum([i[1] for i in intervals], axis=0)
-    currents = [_mixed(population, low + population.bias, high + population.bias, t) for t in range(network.timesteps)]
+    arriving = [_arriving(network, population, t) for t in range(network.timesteps)]
+    biased = [(low + population.bias, high + population.bias) for low, high in arriving]
+    lateral = _lateral(network, population)
     v_low, v_high = population.v0, population.v0
     state_low, state_high = v_low, v_high
     if population.mixing is not None:  # the stored inputs are states, too
-        state_low, state_high = np.minimum(v_low, low + population.bias), np.maximum(v_high, high + population.bias)
-    for current_low, current_high in currents:
-        u_low = decay(v_low, population.decay) + current_low
-        u_high = decay(v_high, population.decay) + current_high
+        state_low = np.min([v_low, *(low for low, _ in biased)], axis=0)
+        state_high = np.max([v_high, *(high for _, high in biased)], axis=0)
+    for t in range(network.timesteps):
+        micro = t % network.microsteps
+        current_low, current_high = _mixed(population, biased, t)
+        if t > 0:
+            current_low, current_high = current_low + lateral[0], current_high + lateral[1]
+        rate = population.decay if micro == 0 else 0
+        u_low, u_high = decay(v_low, rate) + current_low, decay(v_high, rate) + current_high
         state_low, state_high = np.minimum(state_low, u_low), np.maximum(state_high, u_high)
-        v_low, v_high = _after_reset(population, u_low, u_high, population.reset)
+        reset: Reset = population.reset if population.is_open(micro) else "none"
+        v_low, v_high = _after_reset(population, u_low, u_high, reset)
         state_low, state_high = np.minimum(state_low, v_low), np.maximum(state_high, v_high)
+    low = np.min([bounds[0] for bounds in arriving], axis=0) + np.minimum(lateral[0], 0)
+    high = np.max([bounds[1] for bounds in arriving], axis=0) + np.maximum(lateral[1], 0)
     return Bounds(low, high, state_low, state_high)
 
 
-def _mixed(population: Population, low: IntArray, high: IntArray, step: int) -> tuple[IntArray, IntArray]:
-    """The interval of I[step] where every step's a + bias lies in [low, high]."""
+def _arriving(network: QuantNetwork, population: Population, step: int) -> tuple[IntArray, IntArray]:
+    """The interval of a[step], lateral synapses apart; a source that cannot send in this micro-step gives 0."""
+    low = high = np.zeros_like(population.bias)
+    micro = step % network.microsteps
+    for synapses in network.inputs_of(population):
+        is_input = synapses.source == network.input_name
+        if synapses.source == population.name:
+            continue
+        if not (micro == 0 if is_input else network.populations_by_name[synapses.source].is_open(micro)):
+            continue
+        signed = is_input and network.input_kind == "currents"
+        added = input_interval(synapses, network.payload_max_of(synapses.source), signed)
+        low, high = low + added[0], high + added[1]
+    return low, high
+
+
+def _lateral(network: QuantNetwork, population: Population) -> tuple[IntArray, IntArray]:
+    """The interval of what a population sends itself, from the second step of a sample on."""
+    low = high = np.zeros_like(population.bias)
+    for synapses in network.inputs_of(population):
+        if synapses.source == population.name:
+            added = input_interval(synapses, population.payload_max)
+            low, high = low + added[0], high + added[1]
+    return low, high
+
+
+def _mixed(population: Population, biased: list[tuple[IntArray, IntArray]], step: int) -> tuple[IntArray, IntArray]:
+    """The interval of I[step] from those of a + bias in every step."""
     if population.mixing is None:
-        return low, high
-    row = population.mixing[step]
-    up, down = row[row > 0].sum(), row[row < 0].sum()
-    return (up * low + down * high) >> MIX_SHIFT, (up * high + down * low) >> MIX_SHIFT
+        return biased[step]
+    low = high = np.zeros_like(population.bias)
+    for weight, (least, largest) in zip(population.mixing[step], biased, strict=True):
+        ends = (weight * least, weight * largest)
+        low, high = low + np.minimum(*ends), high + np.maximum(*ends)
+    return low >> MIX_SHIFT, high >> MIX_SHIFT
 
 
 def _after_reset(population: Population, u_low: IntArray, u_high: IntArray, reset: Reset) -> tuple[IntArray, IntArray]:

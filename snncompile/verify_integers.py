@@ -15,21 +15,21 @@ def verify_integers(network: QuantNetwork) -> None:
     """
     known = {network.input_name: 0}
     for population in network.populations:
+        known[population.name] = population.depth
+        if population.mixing is not None and population.mixing.shape != (network.timesteps, network.timesteps):
+            raise InternalError(f"{population.name}: mixes {population.mixing.shape} of {network.timesteps} steps")
         for synapses in network.inputs_of(population):
-            _verify_synapses(synapses, known.get(synapses.source), population, network.timesteps)
+            _verify_synapses(synapses, known.get(synapses.source), population)
         channels = population.shape[0]
         for name in ("bias", "v0"):
             if getattr(population, name).shape != (channels,):
                 raise InternalError(f"{population.name}: {name} has shape {getattr(population, name).shape}")
         if abs(population.decay) > DECAY_ONE:
             raise InternalError(f"{population.name}: decay {population.decay} is beyond {DECAY_ONE}")
-        if population.mixing is not None and population.mixing.shape != (network.timesteps, network.timesteps):
-            raise InternalError(f"{population.name}: mixes {population.mixing.shape} of {network.timesteps} steps")
         if (np.diff(population.thresholds, axis=0) <= 0).any() or (population.thresholds <= 0).any():
             raise InternalError(f"{population.name}: thresholds are not positive and increasing")
         if population.spiking and (population.payload <= 0).any():
             raise InternalError(f"{population.name}: a spike without payload")
-        known[population.name] = population.depth
         bounds = prove(network, population)
         if bounds.state_bits > population.state_bits or bounds.input_bits > population.input_bits:
             raise InternalError(
@@ -37,12 +37,12 @@ def verify_integers(network: QuantNetwork) -> None:
             )
 
 
-def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population, timesteps: int) -> None:
+def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population) -> None:
     if source_depth is None:
         raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
-    if synapses.kind == "one_to_one" and len(synapses.weight) != target.shape[0]:
-        raise InternalError(f"{synapses.name}: {len(synapses.weight)} weights for {target.shape[0]} channels")
-    arrives = target.depth - target.waits(timesteps)
+    if len(synapses.weight) != target.shape[0]:
+        raise InternalError(f"{synapses.name}: weights for {len(synapses.weight)} channels, not {target.shape[0]}")
+    arrives = target.depth + 1 if synapses.source == target.name else target.depth - target.waits
     if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != arrives:
         raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {arrives}")
     limit = 1 << (synapses.weight_bits - 1)

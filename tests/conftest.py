@@ -1,9 +1,11 @@
 """Shared fixtures: golden texts, a compiled model, the folder of shared data."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -38,6 +40,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data (whole data sets), which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def test_sets(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The test samples of every data set the checkpoints were trained on, as `--data` takes them."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    import datasets
+
+    folder = tmp_path_factory.mktemp("test_sets")
+    made = {
+        "cifar10": shared_data / "cifar10" / "cifar10_all_jpegbytes.npz",
+        "nmnist": shared_data / "events" / "nmnist_small.npz",
+    }
+    for name, source in made.items():
+        x, y = datasets.load(source, "test")
+        np.savez(folder / f"{name}.npz", x=x.numpy(), y=y.numpy())
+    written = {name: folder / f"{name}.npz" for name in made}
+    return {"fashion": shared_data / "fashion-mnist", "mnist": shared_data / "mnist", **written}
 
 
 @pytest.fixture(scope="session")

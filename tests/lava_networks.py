@@ -1,13 +1,18 @@
 """Random networks of integers for the Lava backend's tests, sealed as its program without the rest of a compilation."""
 
+import importlib
+import io
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from snncompile.backends.lava import LavaBackend
+from snncompile.backends.lava import LavaBackend, emit
 
+from snncompile.encoding import Encoder
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
 from snncompile.state_bounds import input_interval, prove
 from snncompile.verify_integers import verify_integers
@@ -23,6 +28,13 @@ def random_weights(
     limit = 1 << (bits - 1)
     options = {"exponent": 0} | options
     return QuantSynapses(name, source, kind, rng.integers(-limit, limit, shape), bits, **options)  # type: ignore[arg-type]
+
+
+def one_to_one(
+    rng: np.random.Generator, name: str, source: str, channels: int, bits: int = 8, **options: Any
+) -> QuantSynapses:
+    """A weight a channel: every source drives the neuron at its own place only."""
+    return random_weights(rng, name, source, "conv", (channels, 1, 1, 1), bits, groups=channels, **options)
 
 
 def random_synapses(rng: np.random.Generator) -> tuple[QuantSynapses, ...]:
@@ -81,7 +93,7 @@ def random_population(
 
 def with_population(network: QuantNetwork, population: Population) -> QuantNetwork:
     """The network with one population more, its widths proven."""
-    bounds = prove(network, population)
+    bounds = prove(replace(network, populations=(*network.populations, population)), population)
     population = replace(population, input_bits=bounds.input_bits, state_bits=bounds.state_bits)
     return replace(network, populations=(*network.populations, population))
 
@@ -106,12 +118,12 @@ def mixing_network(seed: int, timesteps: int) -> QuantNetwork:
     synapses = (
         random_weights(rng, "c1", "input", "conv", (4, 2, 3, 3), padding=(1, 1)),
         random_weights(rng, "c2", "n1", "conv", (4, 4, 3, 3), padding=(1, 1)),
-        random_weights(rng, "i2", "n1", "one_to_one", (4,), exponent=3),
+        one_to_one(rng, "i2", "n1", 4, exponent=3),
         random_weights(rng, "c3", "n2", "conv", (4, 4, 3, 3), pool=(2, 2), padding=(1, 1)),
-        random_weights(rng, "i3", "n1", "one_to_one", (4,), 5, pool=(2, 2), exponent=5, delay_steps=2 + wait),
+        one_to_one(rng, "i3", "n1", 4, 5, pool=(2, 2), exponent=5, delay_steps=2 + wait),
         random_weights(rng, "f4", "n3", "linear", (5, n3)),
         random_weights(rng, "f5", "n4", "linear", (5, n4)),
-        random_weights(rng, "i5", "n4", "one_to_one", (5,), exponent=1),
+        one_to_one(rng, "i5", "n4", 5, exponent=1),
         random_weights(rng, "f5s", "n2", "linear", (5, n2), 3, delay_steps=3),
     )
     network = QuantNetwork("input", (2, 9, 8), INPUT_MAX, synapses, (), timesteps)
@@ -120,10 +132,13 @@ def mixing_network(seed: int, timesteps: int) -> QuantNetwork:
     for i, (name, sources) in enumerate(inputs.items()):
         spiking, mixes = name != "out" or seed % 2 == 1, name in ("n1", "n2")
         depth += 1 + wait * mixes
+        mixing = rng.integers(-2048, 4097, (timesteps, timesteps)) if mixes else None
+        if mixing is not None:
+            mixing[0, -1] = 4096  # the first step needs the last: waits is T - 1
         population = replace(
             random_population(rng, network, name, MIXING_SHAPES[name], sources, spiking),
             decay=(-4096, -700, 2048, 0)[(i + seed) % 4],
-            mixing=rng.integers(-2048, 4097, (timesteps, timesteps)) if mixes else None,
+            mixing=mixing,
             depth=depth,
         )
         network = with_population(network, population)
@@ -131,16 +146,117 @@ def mixing_network(seed: int, timesteps: int) -> QuantNetwork:
     return network
 
 
+SYSTEM_SHAPES = {"n1": (4, 5, 3), "n2": (6, 5, 3), "n3": (12,), "n4": (6,), "n5": (8,), "out": (5,)}
+
+
+def systems_network(seed: int, timesteps: int, microsteps: int = 1, input_kind: str = "spikes") -> QuantNetwork:
+    """What lowerings make: lateral synapses, micro-steps with doors, mixing that waits 0, 1 or T - 1 steps, currents.
+
+    n1 is inhibited by its own group of 2 channels, n2 mixes with a small window, n3 (flat) mixes and drives itself by a
+    full matrix, n4 and n5 have grouped 1x1 convolutions of flat features, n5 causal mixing and lateral synapses.
+    Wherever the source is n1 or n2 the kernels are 1x1 or 3x3, with and without groups and stride.
+    """
+    rng = np.random.default_rng(seed)
+    window, wide = min(1, timesteps - 1), timesteps - 1
+    first = random_weights(rng, "c1", "input", "conv", (4, 2, 3, 3), padding=(1, 1))
+    if input_kind == "currents":
+        ones = np.ones((4, 1, 1, 1), int)
+        first = QuantSynapses("c1", "input", "conv", ones, 8, int(rng.integers(0, 3)), groups=4)
+    synapses = (
+        first,
+        random_weights(rng, "l1", "n1", "conv", (4, 2, 1, 1), 5, groups=2, exponent=3),
+        random_weights(rng, "c2", "n1", "conv", (6, 2, 1, 1), groups=2),
+        random_weights(rng, "l2", "n2", "conv", (6, 6, 3, 3), 4, padding=(1, 1)),
+        random_weights(rng, "c3", "n2", "linear", (12, 6 * 5 * 3)),
+        random_weights(rng, "c3s", "n1", "linear", (12, 4 * 2 * 1), 5, pool=(2, 3), delay_steps=2 + window),
+        random_weights(rng, "l3", "n3", "linear", (12, 12)),
+        random_weights(rng, "c4", "n3", "conv", (6, 4, 1, 1), groups=3),
+        random_weights(rng, "c5", "n4", "conv", (8, 3, 1, 1), groups=2),
+        random_weights(rng, "l5", "n5", "conv", (8, 4, 1, 1), 6, groups=2, exponent=1),
+        random_weights(rng, "c6", "n5", "conv", (5, 8, 1, 1)),
+    )
+    wait = {"n2": window, "n3": wide, "n5": 0}
+    largest = 5000 if input_kind == "currents" else INPUT_MAX
+    shape = SYSTEM_SHAPES["n1"] if input_kind == "currents" else (2, 5, 3)
+    network = QuantNetwork("input", shape, largest, synapses, (), timesteps, microsteps, input_kind)  # type: ignore[arg-type]
+    inputs = {"n1": ("c1", "l1"), "n2": ("c2", "l2"), "n3": ("c3", "c3s", "l3"), "n4": ("c4",), "n5": ("c5", "l5")}
+    depth = 0
+    for i, (name, sources) in enumerate({**inputs, "out": ("c6",)}.items()):
+        depth += 1 + wait.get(name, 0)
+        reads = tuple(s for s in sources if not s.startswith("l"))
+        population = replace(
+            random_population(rng, network, name, SYSTEM_SHAPES[name], reads, name != "out" or seed % 2 == 1),
+            synapses=sources,
+            decay=(700, 2048, -300, 0)[(i + seed) % 4],
+            mixing=windowed(rng, timesteps, wait[name]) if name in wait else None,
+            members=2 if name == "n1" else 1,
+            open_steps=(None, 1, 2)[(i + seed) % 3] if microsteps > 1 and name != "out" else None,
+            depth=depth,
+        )
+        network = with_population(network, population)
+    verify_integers(network)
+    return network
+
+
+def windowed(rng: np.random.Generator, timesteps: int, ahead: int) -> np.ndarray:
+    """Mixing that needs inputs up to `ahead` steps later."""
+    mixing = np.tril(rng.integers(-2048, 4097, (timesteps, timesteps)), ahead)
+    mixing[0, ahead] = 4096
+    return mixing
+
+
+def systems_payloads(network: QuantNetwork, seed: int, samples: int, frames: bool) -> np.ndarray:
+    """Payloads that the network's input sends, sparse; with frames one for every time step."""
+    rng = np.random.default_rng(seed)
+    steps = (network.timesteps // network.microsteps,) if frames else ()
+    shape = (samples, *steps, *network.input_shape)
+    low = -network.input_payload_max if network.input_kind == "currents" else 0
+    return rng.integers(low, network.input_payload_max + 1, shape) * (rng.random(shape) < 0.7)
+
+
 def random_payloads(seed: int, samples: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, INPUT_MAX + 1, (samples, 2, 9, 8))
 
 
-def program_of(network: QuantNetwork) -> Any:
-    return SimpleNamespace(network=network, host=SimpleNamespace(input_scale=0.5))
+def pixels(network: QuantNetwork, scale: float = 0.5) -> Encoder:
+    steps = network.timesteps // network.microsteps
+    return Encoder("pixels", scale, network.input_shape, steps, network.input_payload_max)
 
 
-def seal(directory: Path, network: QuantNetwork) -> Path:
+def host_layer(rng: np.random.Generator, timesteps: int = 3) -> Encoder:
+    """Currents of a `systems_network`: a pooled convolution and a strided one, negative weights included."""
+    synapses = (
+        random_weights(rng, "c1", "input", "conv", (4, 2, 3, 3), 15, pool=(2, 2), padding=(1, 1)),
+        random_weights(rng, "c2", "input", "conv", (4, 1, 1, 1), 17, stride=(2, 2), groups=2),
+    )
+    bias = rng.integers(-(1 << 25), 1 << 25, 4)
+    return Encoder("currents", 0.5, (2, 10, 6), timesteps, 5000, synapses, bias, 16)
+
+
+def program_of(network: QuantNetwork, encoder: Encoder | None = None) -> Any:
+    """What the Lava backend reads of a program."""
+    return SimpleNamespace(network=network, host=SimpleNamespace(encoder=encoder or pixels(network)))
+
+
+def seal(directory: Path, network: QuantNetwork, encoder: Encoder | None = None) -> Path:
     (directory / "lava").mkdir()
-    for name, content in LavaBackend().emit(program_of(network)).items():
+    for name, content in LavaBackend().emit(program_of(network, encoder)).items():
         (directory / name).write_bytes(content)
     return directory
+
+
+def emitted_module(name: str) -> ModuleType:
+    """A module of the emitted program, imported as the stand-alone program does; not one that needs Lava."""
+    folder = str(emit.files(f"{emit.__package__}.emitted"))
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
+
+
+def sealed_network(network: QuantNetwork, encoder: Encoder | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """network.json and weights.npz as the emitted program reads them."""
+    files = emit.emit(network, encoder or pixels(network))
+    with np.load(io.BytesIO(files["lava/weights.npz"]), allow_pickle=False) as arrays:
+        return json.loads(files["lava/network.json"]), {name: arrays[name] for name in arrays.files}

@@ -2,25 +2,21 @@
 
 from pathlib import Path
 
-from random_networks import quantized
-
 from snncompile.chip import load_chip
-from snncompile.compile import lowering_of
-from snncompile.mapping.partition import partition
-from snncompile.mapping.place import place_hilbert
+from snncompile.lowering import resolve
 from snncompile.network import Network
+from snncompile.pipeline import lower, lowering_of, place_program, run_passes
 from snncompile.program import Program, Provenance
 
 
-def program_of(network: Network, chip: str = "loihi2", neurons_per_core: int = 40) -> Program:
+def program_of(network: Network, chip: str = "loihi2", neurons_per_core: int = 40, lowering: str = "auto") -> Program:
     """A program on cores of few neurons, so that every layer is cut."""
     model = load_chip(chip)
     model = model.model_copy(update={"core": model.core.model_copy(update={"neurons": neurons_per_core})})
-    integers, host = quantized(network)
-    graph = partition(integers, model)
-    placement = place_hilbert(len(graph.cores), model.mesh)
-    made = Provenance("0" * 64, {"snncompile": "0"}, ("fold",), 8, lowering_of(integers))
-    return Program(f"{chip}-sim", model, integers, host, graph, placement, made)
+    mode = resolve(lowering, model.numerics)
+    declared = lowering_of(run_passes(network), model.numerics, mode)
+    made = Provenance("0" * 64, {"snncompile": "0"}, ("fold",), 8, mode, "direct", declared)
+    return place_program(f"{chip}-sim", model, lower(network, model.numerics, lowering), made)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -3,7 +3,6 @@
 import numpy as np
 
 from snncompile.chip import load_chip
-from snncompile.compile import run_passes
 from snncompile.network import (
     AvgPool2d,
     BatchNorm,
@@ -16,6 +15,7 @@ from snncompile.network import (
     Node,
     Readout,
 )
+from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import HostScales, quantize
 
@@ -180,8 +180,11 @@ def random_network(seed: int) -> Network:
     return (shortcut_network, conv_network, residual_network, shared_network)[seed % 4](seed)
 
 
-def quantized(network: Network, weight_bits: int = 8, chip: str = "loihi2") -> tuple[QuantNetwork, HostScales]:
-    return quantize(run_passes(network), load_chip(chip).numerics, weight_bits)
+def quantized(
+    network: Network, weight_bits: int = 8, chip: str = "loihi2", lowering: str = "auto"
+) -> tuple[QuantNetwork, HostScales]:
+    numerics = load_chip(chip).numerics
+    return quantize(lower(network, numerics, lowering), numerics, weight_bits)
 
 
 def images(network: Network | QuantNetwork, samples: int, seed: int) -> np.ndarray:

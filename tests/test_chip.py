@@ -49,6 +49,15 @@ def test_a_wrong_key_is_named(change: Callable[[dict], object], message: str) ->
     assert message in caught.value.problem
 
 
+def test_a_board_holds_so_many_equal_chips() -> None:
+    meshes = {name: load_chip(name).mesh for name in ("loihi1", "loihi2", "tiny")}
+    assert {name: (mesh.chips, mesh.cores_per_chip, mesh.cores) for name, mesh in meshes.items()} == {
+        "loihi1": (32, 128, 4096),
+        "loihi2": (1, 128, 128),
+        "tiny": (1, 8, 8),
+    }
+
+
 def test_what_is_no_yaml_is_refused() -> None:
     with pytest.raises(CompileError, match=r"my\.yaml: not YAML"):
         parse_chip("a: [", "my.yaml")

@@ -13,7 +13,7 @@ from snncompile.backends.chipsim.cost import Reception, Traffic, energy_report, 
 from snncompile import reference
 from snncompile.backend import load_backend
 from snncompile.chip import EnergySet, EventTime, load_chip
-from snncompile.mapping.activity import default_activity
+from snncompile.levels import activity_of, default_levels
 from snncompile.program import Program
 
 SIM = load_backend("sim")
@@ -77,6 +77,7 @@ def _two_layers_of_64() -> Traffic:
         receptions=(Reception(0, 1, np.array([[[64.0]]]), np.array([[[64.0 * 64]]])),),
         hops_east_west=np.zeros((1, 1)),
         hops_north_south=np.zeros((1, 1)),
+        hops_chip_border=np.zeros((1, 1)),
     )
 
 
@@ -122,6 +123,7 @@ def test_a_core_works_in_the_step_its_depth_puts_it_at() -> None:
         receptions=(Reception(0, 1, np.array([[[100.0]], [[0.0]]]), np.zeros((2, 1, 1))),),
         hops_east_west=np.zeros((2, 1)),
         hops_north_south=np.zeros((2, 1)),
+        hops_chip_border=np.zeros((2, 1)),
     )
     assert step_times_ns(traffic, chip, routers=1).tolist() == [110, 10, 15]
     report = time_report(traffic, chip, routers=1)
@@ -132,7 +134,7 @@ def test_the_estimate_is_the_cost_of_that_activity() -> None:
     """An image that is nowhere 0 has input activity 1: packets and synops from the input are exact."""
     program = program_of(conv_network(7))
     network = program.network
-    activity = {name: np.ones_like(rates) for name, rates in default_activity(network).items()}
+    activity = {name: np.ones_like(rates) for name, rates in activity_of(network, default_levels(network)).items()}
     estimate = SIM.estimate(program, activity)
     assert estimate is not None
     every = sum(_synapses_of(program, s.name) * network.timesteps for s in network.synapses)

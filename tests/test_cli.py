@@ -110,7 +110,7 @@ def test_verify_passes_and_names_the_first_difference(
     code, out, _ = invoke("verify", fashion_program, "--data", fashion_data, "--limit", 3, "--json")
     result = json.loads(out)
     assert (code, result["equal"]) == (0, True)
-    assert result["stages"] == ["float", "folded", "integer", "simulator", "lava"]
+    assert result["stages"] == ["float", "folded", "lowered", "integer", "simulator", "lava"]
     assert {(p["a"], p["b"]): p["spikes_differing"] for p in result["pairs"] if p["a"] in ("integer", "simulator")} == {
         ("integer", "simulator"): 0,
         ("simulator", "lava"): 0,
@@ -235,7 +235,7 @@ def test_wrong_words(
         (
             (fashion_model, "--target", "lohi2-sim"),
             1,
-            "no target 'lohi2-sim'; did you mean 'loihi2-sim'? known: loihi2-sim, tiny-sim",
+            "no target 'lohi2-sim'; did you mean 'loihi2-sim'? known: loihi1-sim, loihi2-sim, tiny-sim",
         ),
         (
             (fashion_model, "--target", "loihi2"),

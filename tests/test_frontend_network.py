@@ -64,7 +64,7 @@ def conv(**values: object) -> nir.Conv2d:
 
 UNFIT: list[tuple[Callable[[], nir.NIRGraph], str]] = [
     (changed("00_input", nir.Input(np.array([1, 4, 4]))), "00_input: lacks 'coding'; it has nothing"),
-    (changed("00_input", nir.Input(np.array([1, 4, 4]), metadata={"coding": "rate"})), "00_input: coding is rate; needed: 'direct'"),
+    (changed("00_input", nir.Input(np.array([1, 4, 4]), metadata={"coding": "rate"})), "00_input: coding is rate; needed: 'direct' or 'events'"),
     (changed("06_output", nir.Output(np.array([3]), metadata={"readout": "max"})), "06_output: readout is max; needed: 'mean' or 'leaky'"),
     (changed("06_output", nir.Output(np.array([4]), metadata={"readout": "mean", "scale": 1.0})), "06_output: is made for an input of shape (4,), gets (3,)"),
     (changed("01_conv2d", conv(input_shape=np.array([5, 5]))), "01_conv2d: is made for an input of shape (1, 5, 5), gets (1, 4, 4)"),

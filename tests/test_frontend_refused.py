@@ -78,7 +78,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: poisoned_mixing("raw_leak"), f"1 (LMHT): raw_leak {TRAIN_AGAIN}"),
     (lambda: without(lm(), "mixing"), "1 (LMHT): has no mixing"),
     (lambda: without(lm(), "raw_leak"), "1 (LMHT): has no raw_leak"),
-    (lambda: lm(timesteps=3), "1 (LMHT): is made for 3 time steps, DirectCoding gives 2; make both with the same timesteps"),
+    (lambda: lm(timesteps=3), "1 (LMHT): is made for 3 time steps, the input gives 2; make both with the same timesteps"),
     (lambda: changed(lm(), timesteps=3), "1 (LMHT): mixing has shape (2, 2); needed: (3, 3)"),
     (lambda: changed(lm(), levels=0), "1 (LMHT): levels is 0; needed: an integer from 1 to 255"),
     (lambda: changed(lm(), threshold=-1.0), "1 (LMHT): thresholds are [-1.0, -2.0], they must be positive and increasing"),

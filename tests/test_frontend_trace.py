@@ -168,7 +168,7 @@ def poisoned(module: nn.Module, value: float = float("nan")) -> nn.Module:
 
 LAYERS = (
     "AlphaDropout, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, DirectCoding, Dropout, Dropout1d, Dropout2d, Dropout3d, "
-    "FeatureAlphaDropout, Flatten, GroupNeuron, Identity, LMHT, LeakyReadout, Linear, MeanReadout, MultiThresholdLIF, PerStep, Residual, "
+    "EventCoding, FeatureAlphaDropout, Flatten, GroupNeuron, Identity, LMHT, LeakyReadout, Linear, MeanReadout, MultiThresholdLIF, PerStep, Residual, "
     "Sequential, StbpLIF, TdBatchNorm1d, TdBatchNorm2d"
 )
 CONV = "1.0 (Conv2d)"
@@ -217,7 +217,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: changed(nn.Sequential(), _modules={"0": 1}), "1.0 (int): is not a layer"),
     (itself, "model: has more than 10000 layers, or containers nested deeper than 64"),
     (lambda: doubling(60), "model: has more than 10000 layers, or containers nested deeper than 64"),
-    (lambda: DirectCoding(2, (1,)), "1 (DirectCoding): a network has one DirectCoding, first and outside PerStep and Residual"),
+    (lambda: DirectCoding(2, (1,)), "1 (DirectCoding): a network has one DirectCoding or EventCoding, first and outside PerStep and Residual"),
 ]
 # fmt: on
 
@@ -232,10 +232,10 @@ def test_refuses_by_path(layer: Callable[[], nn.Module], message: str) -> None:
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Linear(2, 2), "model: has no DirectCoding; snncompile.nn.DirectCoding is the first layer"),
+        (nn.Linear(2, 2), "model: has no DirectCoding or EventCoding; snncompile.nn.DirectCoding is the first layer"),
         (nn.Sequential(DirectCoding(1, (2,))), "model: has no MeanReadout or LeakyReadout; snncompile.nn.MeanReadout is the last layer"),
         (nn.Softmax(), f"model (Softmax): this layer is not supported; replace it by supported layers; supported: {LAYERS}"),
-        (nn.Sequential(PerStep(DirectCoding(1, (2,))), MeanReadout()), "0.0 (DirectCoding): a network has one DirectCoding, first and outside PerStep and Residual"),
+        (nn.Sequential(PerStep(DirectCoding(1, (2,))), MeanReadout()), "0.0 (DirectCoding): a network has one DirectCoding or EventCoding, first and outside PerStep and Residual"),
         (nn.Sequential(DirectCoding(1, (2, 2)), MeanReadout()), "0 (DirectCoding): the input shape is (2, 2); needed: (channels, height, width) or (features,)"),
         (nn.Sequential(DirectCoding(1, (1, 10**6, 10**6)), MeanReadout()), "0 (DirectCoding): puts out 1000000000000 values; a layer may put out 268435456"),
         (nn.Sequential(changed(DirectCoding(1, (1,)), timesteps=0), MeanReadout()), "0 (DirectCoding): timesteps is 0; needed: an integer from 1 to 2147483647"),

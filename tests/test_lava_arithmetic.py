@@ -1,12 +1,12 @@
 """The arithmetic of the emitted program against the reference interpreter, without Lava."""
 
-import importlib.util
 import json
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from lava_networks import emitted_module
 from snncompile.backends.lava import emit
 
 from snncompile.quant_network import Population, QuantSynapses
@@ -15,18 +15,12 @@ from snncompile.reference import emitted, initial_state, input_currents, integer
 
 @pytest.fixture(scope="module")
 def arithmetic() -> ModuleType:
-    """The emitted arithmetic.py as the stand-alone program imports it."""
-    origin = emit.files(f"{emit.__package__}.emitted").joinpath("arithmetic.py")
-    spec = importlib.util.spec_from_file_location("emitted_arithmetic", str(origin))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return emitted_module("arithmetic")
 
 
 def as_json(node: Any) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(emit._scalars(node)))
+    waits = {"waits": node.waits} if isinstance(node, Population) else {}
+    values: dict[str, Any] = json.loads(json.dumps(emit._scalars(node) | waits))
     return values
 
 
@@ -53,19 +47,39 @@ def test_synapses(arithmetic: ModuleType, seed: int, bits: int) -> None:
     assert ours.product.weight.dtype == {8: np.float32, 22: np.float64, 47: np.int64}[bits]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("bits", [8, 22, 47])
-def test_one_to_one(arithmetic: ModuleType, seed: int, bits: int) -> None:
+def test_pointwise(arithmetic: ModuleType, seed: int, bits: int) -> None:
+    """Kernels of 1x1 on images and on flat features: a weight a channel, groups, all channels; with pool and stride."""
     rng = np.random.default_rng(seed)
-    shape, pool = ((7,), (1, 1)) if seed % 3 == 0 else ((3, 5, 8), (1, 1) if seed % 3 == 1 else (2, 3))
+    flat, groups = seed % 2 == 0, (1, 2, 5)[seed % 3]
+    fan_in, out = (1, 1) if seed % 5 == 0 else (int(n) for n in rng.integers(1, 5, 2))
+    pool, stride = ((1, 1), (1, 1)) if flat else (tuple(int(n) for n in rng.integers(1, 4, 2)) for _ in range(2))
+    shape = (groups * fan_in,) if flat else (groups * fan_in, 7, 8)
     limit = 1 << (bits - 1)
-    weight = np.append(rng.integers(-limit, limit, shape[0] - 1), -limit)
-    synapses = QuantSynapses("s", "n", "one_to_one", weight, bits, int(rng.integers(0, 4)), pool)
-    payloads = rng.integers(0, 256, (5, *shape)) * (rng.random((5, *shape)) < 0.3)
+    weight = rng.integers(-limit, limit, (out * groups, fan_in, 1, 1))
+    weight[0] = -limit
+    synapses = QuantSynapses(
+        "s", "n", "conv", weight, bits, int(rng.integers(0, 4)), pool, stride, dilation=(2, 1), groups=groups
+    )
+    payloads = rng.integers(-255, 256, (5, *shape)) * (rng.random((5, *shape)) < 0.3)
+    payloads[0] = -255
     ours = arithmetic.Synapses(as_json(synapses), weight, shape, 255, np.int64)
+    assert isinstance(ours.product, arithmetic.Pointwise)
     current = ours.current(payloads.reshape(5, -1).astype(np.int32))
     np.testing.assert_array_equal(current, integer_current(synapses, payloads).reshape(5, -1))
     assert ours.product.weight.dtype == {8: np.float32, 22: np.float64, 47: np.int64}[bits]
+
+
+def test_padded_kernel_of_one_and_kernels_on_flat_features(arithmetic: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    for shape, kernel in (((3, 4, 5), (1, 1)), ((3,), (1, 1)), ((3,), (3, 3))):
+        padding = (1, 1) if kernel == (3, 3) or len(shape) == 3 else (0, 0)
+        synapses = QuantSynapses("s", "n", "conv", rng.integers(-9, 9, (2, 3, *kernel)), 8, 0, padding=padding)
+        ours = arithmetic.Synapses(as_json(synapses), synapses.weight, shape, 255, np.int64)
+        payloads = rng.integers(0, 256, (5, *shape))
+        current = ours.current(payloads.reshape(5, -1).astype(np.int32))
+        np.testing.assert_array_equal(current, integer_current(synapses, payloads).reshape(5, -1))
 
 
 def test_silence_costs_no_product(arithmetic: ModuleType) -> None:
@@ -107,37 +121,63 @@ def test_neurons(arithmetic: ModuleType, reset: Any, fire: Any, decay: int, stat
     assert ours.spiking
 
 
-@pytest.mark.parametrize("timesteps", [1, 2, 5])
+@pytest.mark.parametrize("open_steps", [None, 1, 2])
+@pytest.mark.parametrize("reset", ["soft", "hard", "none"])
+def test_neurons_in_micro_steps(arithmetic: ModuleType, open_steps: int | None, reset: Any) -> None:
+    """The decay acts in the first micro-step only; behind the door nothing fires and nothing is reset."""
+    rng = np.random.default_rng(0)
+    thresholds = np.array([[5, 9], [30, 40]])
+    population = Population(
+        "n", (2, 3), (), np.zeros(2, int), np.zeros(2, int), thresholds, np.array([1, 2]), thresholds, 2048, reset,
+        "ge", 1, 10, 10, open_steps=open_steps,
+    )  # fmt: skip
+    ours = arithmetic.Neurons(as_json(population), emit._arrays(population))
+    v, current = rng.integers(-60, 60, (40, 2, 3)), rng.integers(-60, 60, (40, 2, 3))
+    for micro in range(3):
+        payloads, after = ours.step(v.reshape(40, -1).astype(ours.dtype), current.reshape(40, -1), micro)
+        _, k, theirs = step_population(population, v, current, micro)
+        np.testing.assert_array_equal(payloads, emitted(population, k).reshape(40, -1))
+        np.testing.assert_array_equal(after, theirs.reshape(40, -1))
+        assert payloads.any() == (open_steps is None or micro < open_steps)
+
+
+@pytest.mark.parametrize(("timesteps", "waits"), [(1, 0), (2, 1), (5, 4), (5, 2), (5, 1), (5, 0)])
 @pytest.mark.parametrize("input_bits", [9, 18, 45])
-def test_mixing(arithmetic: ModuleType, timesteps: int, input_bits: int) -> None:
-    """Samples back to back as on the chip's clock; input at both ends of its width; silence is the number 0."""
+def test_mixing(arithmetic: ModuleType, timesteps: int, waits: int, input_bits: int) -> None:
+    """Samples back to back as on the chip's clock; input at both ends of its width; silence is the number 0.
+
+    What lies in the stores before or of an earlier sample is never read.
+    """
     rng = np.random.default_rng(timesteps)
-    population = mixing_population(rng, timesteps, input_bits)
+    population = mixing_population(rng, timesteps, input_bits, waits)
+    assert population.waits == waits
     end = 1 << (input_bits - 1)
     arrived = rng.integers(-end, end, (timesteps, 4, 5, 2, 3))  # (T, samples, lanes, channels, width)
     arrived[:, 0], arrived[:, 1], arrived[0, 2] = end - 1, -end, 0
     flat = np.moveaxis(arrived, 1, 0).reshape(4 * timesteps, 5, 6)
     ours = arithmetic.Mixing(as_json(population), emit._arrays(population), lanes=5)
+    ours.stores[:] = np.nan if ours.stores.dtype.kind == "f" else end
     bias, read = np.repeat(population.bias, 3), []
-    for chip_step in range(5 * timesteps - 1):
+    for chip_step in range(4 * timesteps + waits):
         if chip_step < 4 * timesteps:
             current = flat[chip_step] if flat[chip_step].any() else 0
             ours.store(chip_step, current + bias)
-        if (t := chip_step - timesteps + 1) >= 0:
+        if (t := chip_step - waits) >= 0:
             read.append(ours.current(t))
     theirs = np.stack([input_currents(population, arrived[:, sample]) for sample in range(4)])
     np.testing.assert_array_equal(np.stack(read), theirs.reshape(4 * timesteps, 5, 6))
     assert ours.stores.dtype == {9: np.float32, 18: np.float64, 45: np.int64}[input_bits]
 
 
-def mixing_population(rng: np.random.Generator, timesteps: int, input_bits: int) -> Population:
-    """Rows of mixing up to just below 1/4096 * 2^15 in sum, one of them 0 from two steps on."""
+def mixing_population(rng: np.random.Generator, timesteps: int, input_bits: int, waits: int) -> Population:
+    """Rows of mixing up to just below 1/4096 * 2^15 in sum, one of them 0 from two steps on; 0 beyond `waits` ahead."""
     limit = (1 << 15) // timesteps
     mixing = rng.integers(-limit, limit, (timesteps, timesteps))
     mixing[0], mixing[1:2] = limit - 1, 0
+    mixing = np.tril(mixing, waits)
     none, bias = np.zeros((0, 2), int), rng.integers(-9, 9, 2)
     return Population(
-        "n", (2, 3), (), bias, bias, none, none[:, 0], none, 0, "none", "ge", timesteps, input_bits, 62, mixing
+        "n", (2, 3), (), bias, bias, none, none[:, 0], none, 0, "none", "ge", 1 + waits, input_bits, 62, mixing
     )
 
 

@@ -1,4 +1,4 @@
-"""Lava = integer reference with mixing, identity shortcuts, leaks above 1 and a last population that fires."""
+"""Lava = integer reference with mixing, shortcuts, lateral synapses, micro-steps, frames and currents."""
 
 import importlib.util
 import json
@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lava_networks import mixing_network, program_of, random_payloads, seal
+from lava_networks import (
+    mixing_network,
+    pixels,
+    program_of,
+    random_payloads,
+    seal,
+    systems_network,
+    systems_payloads,
+)
 from random_networks import images, quantized, residual_network
 from snncompile.backends.lava import LavaBackend
 from snncompile.backends.lava.emit import emit
@@ -32,16 +40,28 @@ def check(directory: Path, network: QuantNetwork, payloads: np.ndarray, batch: i
 
 
 @needs_lava
-@pytest.mark.parametrize(("seed", "timesteps", "batch"), [(*NETWORKS[0], 1), (*NETWORKS[1], 3), (*NETWORKS[2], 3)])
-def test_lava_equals_integer_reference(tmp_path: Path, seed: int, timesteps: int, batch: int) -> None:
-    check(tmp_path, mixing_network(seed, timesteps), random_payloads(seed, 5), batch)
+def test_lava_equals_integer_reference(tmp_path: Path) -> None:
+    seed, timesteps = NETWORKS[1]
+    check(tmp_path, mixing_network(seed, timesteps), random_payloads(seed, 5), 3)
+
+
+@needs_lava
+@pytest.mark.parametrize(
+    ("timesteps", "microsteps", "kind", "frames", "batch"),
+    [(4, 1, "spikes", False, 1), (6, 2, "spikes", True, 3), (6, 3, "currents", False, 16)],
+)
+def test_lava_equals_integer_reference_of_lowered_networks(
+    tmp_path: Path, timesteps: int, microsteps: int, kind: str, frames: bool, batch: int
+) -> None:
+    network = systems_network(1, timesteps, microsteps, kind)
+    check(tmp_path, network, systems_payloads(network, 1, 5, frames), batch)
 
 
 @needs_lava
 def test_lava_equals_reference_of_a_quantized_residual_network(tmp_path: Path) -> None:
-    network, _ = quantized(residual_network(8))
-    assert any(s.kind == "one_to_one" for s in network.synapses)
-    assert any(p.mixing is not None for p in network.populations)
+    network, _ = quantized(residual_network(13))
+    assert any(s.weight.shape[1:] == (1, 1, 1) and s.groups > 1 for s in network.synapses)
+    assert any(p.waits > 0 for p in network.populations)
     assert any(p.decay < 0 for p in network.populations)
     assert network.readout.spiking
     check(tmp_path, network, images(network, 5, seed=8), 3)
@@ -65,5 +85,5 @@ def test_mixing_is_written_only_where_a_population_mixes(tmp_path: Path) -> None
         assert [name for name in arrays.files if name.endswith(".mixing")] == ["n1.mixing", "n2.mixing"]
         np.testing.assert_array_equal(arrays["n1.mixing"], network.populations[0].mixing)
     assert "mixing" not in (tmp_path / "lava" / "network.json").read_text()
-    described = json.loads(emit(network, 0.5)["lava/network.json"])
+    described = json.loads(emit(network, pixels(network))["lava/network.json"])
     assert all(None not in node.values() for node in (*described["populations"], *described["synapses"]))

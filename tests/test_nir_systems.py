@@ -21,7 +21,7 @@ from snncompile.frontend.nir_file import write_nir
 from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
 from snncompile.frontend.to_network import to_network
 from snncompile.frontend.torch_trace import trace
-from snncompile.network import MultiThresholdLIF, OneToOne
+from snncompile.network import Conv2d, MultiThresholdLIF
 from snncompile.reference import run_float
 
 
@@ -121,8 +121,9 @@ def scaled(
 def test_a_scale_of_spikes_is_one_synapse_a_neuron(tmp_path: Path) -> None:
     (tmp_path / "model.nir").write_bytes(write_nir(scaled()))
     network = to_network(load_model(tmp_path / "model.nir"))
-    synapses = next(network.of_type(OneToOne))
-    assert (synapses.inputs, synapses.weight.tolist()) == (("02_mtlif",), [1.0, 2.0])
+    synapses = network.by_name["02_scale"]
+    assert isinstance(synapses, Conv2d)
+    assert (synapses.inputs, synapses.groups, synapses.weight.ravel().tolist()) == (("02_mtlif",), 2, [1.0, 2.0])
     assert network.by_name["02_second"].inputs == ("02_a", "02_scale")
     x = np.random.default_rng(0).uniform(0, 1, (2, 1, 4, 4))
     traced = run_float(network, x)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from random_networks import conv_network, images, neuron, random_network, shared_network, shortcut_network
 
 from snncompile import network as float_network
-from snncompile.compile import PASSES, run_passes
+from snncompile.chip import load_chip
 from snncompile.errors import CompileError
+from snncompile.lowering import resolve
 from snncompile.network import (
     FOLDED,
     AvgPool2d,
@@ -30,7 +31,11 @@ from snncompile.passes.fold_avg_pool import FoldAvgPool
 from snncompile.passes.fold_batch_norm import FoldBatchNorm
 from snncompile.passes.fold_flatten import FoldFlatten
 from snncompile.passes.fold_payload import FoldPayload
+from snncompile.pipeline import FOLDS, lower, lowering_passes
 from snncompile.reference import run_float
+
+NUMERICS = load_chip("loihi2").numerics
+PASSES = (*FOLDS, *lowering_passes(NUMERICS, resolve("auto", NUMERICS)))
 
 
 @pytest.mark.parametrize("index", range(len(PASSES)), ids=[p.name for p in PASSES])
@@ -75,7 +80,7 @@ def test_a_folded_pool_equals_the_repeated_kernel_with_its_stride(seed: int) -> 
 
 
 def test_a_shortcut_is_delayed_by_the_depth_it_skips() -> None:
-    network = run_passes(shortcut_network(seed=0))
+    network = lower(shortcut_network(seed=0), NUMERICS)
     delays = {node.name: node.delay_steps for node in network.nodes if isinstance(node, Linear)}
     depths = {node.name: node.depth for node in network.nodes if isinstance(node, MultiThresholdLIF | Readout)}
     assert delays == {"l1": 1, "l2": 1, "l3": 1, "skip": 2, "l4": 1}
@@ -83,7 +88,7 @@ def test_a_shortcut_is_delayed_by_the_depth_it_skips() -> None:
 
 
 def test_a_shared_convolution_is_copied_for_each_reader() -> None:
-    network = run_passes(shared_network(seed=0))
+    network = lower(shared_network(seed=0), NUMERICS)
     copies = {node.name: network.users(node.name)[0].name for node in network.nodes if isinstance(node, Conv2d)}
     assert copies == {"c1_into_n1": "n1", "c1_into_n2": "n2", "c2": "n2"}
 

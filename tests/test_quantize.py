@@ -4,19 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from integer_networks import integer_network
 from random_networks import conv_network, images, quantized, random_network, residual_network
+from test_lowering_integers import lowerable
 
 from snncompile import reference
 from snncompile.chip import load_chip
-from snncompile.compile import run_passes
 from snncompile.errors import CompileError, InternalError
 from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout
+from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
 from snncompile.quantize import quantize
 from snncompile.state_bounds import prove, signed_bits
 from snncompile.verify_integers import verify_integers
+
+
+def lowered(network: Network) -> Network:
+    return lower(network, load_chip("loihi2").numerics)
 
 
 def test_signed_bits() -> None:
@@ -54,6 +60,88 @@ def test_no_input_breaks_the_proof(seed: int) -> None:
         assert (u.min(1) >= bounds.state_low).all()
         assert (u.max(1) <= bounds.state_high).all()
         assert bounds.state_bits <= population.state_bits <= 24
+
+
+def climbed(network: QuantNetwork, rng: np.random.Generator, rounds: int) -> list[dict[str, np.ndarray]]:
+    """Membranes of every round of a search for inputs that drive one neuron's state as far as they can.
+
+    A random neuron, step and sign; a random input of zeros and largest payloads; each round flips parts of it (one
+    place, one channel, one step or many places) in 24 ways and keeps the best.
+    """
+    steps = network.timesteps // network.microsteps
+    low = -network.input_payload_max if network.input_kind == "currents" else 0
+    frames = () if rng.random() < 0.5 else (steps,)
+    target = network.populations[int(rng.integers(len(network.populations)))]
+    at = (int(rng.integers(network.timesteps)), *(int(rng.integers(n)) for n in target.shape))
+    sign = int(rng.choice([-1, 1]))
+    best = rng.choice([low, network.input_payload_max], (*frames, *network.input_shape))
+    seen = []
+    for _ in range(rounds):
+        tries = np.repeat(best[None], 24, axis=0)
+        for row in tries[1:]:
+            flip = rng.random(row.shape) < rng.choice([0.02, 0.2, 0.5])
+            if rng.random() < 0.4:
+                axis = int(rng.integers(row.ndim))
+                flip = np.moveaxis(np.zeros(row.shape, bool), axis, 0)
+                flip[int(rng.integers(len(flip)))] = True
+                flip = np.moveaxis(flip, 0, axis)
+            row[flip] = low + network.input_payload_max - row[flip]
+        membranes = reference.run_integer(network, tries).membranes
+        seen.append(membranes)
+        u = membranes[target.name][at[0], :, *at[1:]]
+        best = tries[int((sign * u).argmax())]
+    return seen
+
+
+ADVERSARY_ROUTES = [("loihi2", "graded"), ("loihi2", "r1"), ("loihi2", "burst"), ("loihi1", "auto")]
+
+
+@settings(max_examples=16)
+@given(seed=st.integers(0, 10_000), route=st.sampled_from(ADVERSARY_ROUTES), bits=st.sampled_from([2, 4, 8]))
+def test_no_search_breaks_the_proof(seed: int, route: tuple[str, str], bits: int) -> None:
+    chip, lowering = route
+    network, _ = quantized(lowerable(seed, chip, lowering), bits, chip, lowering)
+    assert_within_bounds(network, climbed(network, np.random.default_rng(seed), 12))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10_000))
+def test_no_search_breaks_the_proof_of_networks_by_hand(seed: int) -> None:
+    network = integer_network(seed)
+    assert_within_bounds(network, climbed(network, np.random.default_rng(seed), 10))
+
+
+def assert_within_bounds(network: QuantNetwork, seen: list[dict[str, np.ndarray]]) -> None:
+    for population in network.populations:
+        bounds = prove(network, population)
+        for membranes in seen:
+            u = np.moveaxis(membranes[population.name], 2, 0).reshape(population.shape[0], -1)
+            assert (u.min(1) >= bounds.state_low).all()
+            assert (u.max(1) <= bounds.state_high).all()
+        assert bounds.state_bits <= population.state_bits
+
+
+def test_the_search_reaches_what_the_proof_allows() -> None:
+    """It is worth its name: on one layer it finds the bound itself."""
+    weight = np.random.default_rng(0).normal(size=(1, 8))
+    nodes = (Input("x", (), (8,)), Linear("l", ("x",), weight, np.array([0.1])), Readout("r", ("l",)))
+    network, _ = quantized(Network(nodes, 3))
+    bounds, reached = prove(network, network.readout), []
+    for seed in range(20):
+        seen = climbed(network, np.random.default_rng(seed), 20)
+        reached += [u["r"] for u in seen]
+    assert max(u.max() for u in reached) == bounds.state_high.max()
+    assert min(u.min() for u in reached) == bounds.state_low.min()
+
+
+def test_narrow_weights_leave_the_state_its_unit() -> None:
+    """A bit less of weight is a bit more of fraction: thresholds are as fine as with 8 bits."""
+    network = conv_network(1)
+    (wide, wide_host), (narrow, narrow_host) = quantized(network, 8), quantized(network, 2)
+    for population in narrow.populations[:-1]:
+        ratio = narrow_host.state[population.name] / wide_host.state[population.name]
+        assert (ratio <= 2).all()
+    assert [s.weight_bits for s in narrow.synapses] == [2] * len(wide.synapses)
 
 
 def test_the_proof_is_tight_where_it_can_be() -> None:
@@ -111,14 +199,14 @@ def test_verify_finds_a_planted_fault(where: str, change, message: str) -> None:
 
 def test_verify_counts_the_weights_of_a_shortcut() -> None:
     network, _ = quantized(residual_network(2))
-    items = tuple(replace(s, weight=np.ones(9, np.int64)) if s.kind == "one_to_one" else s for s in network.synapses)
-    with pytest.raises(InternalError, match="n3_from_n1: 9 weights for"):
+    items = tuple(replace(s, weight=np.ones(9, np.int64)) if s.name == "n3_from_n1" else s for s in network.synapses)
+    with pytest.raises(InternalError, match="n3_from_n1: weights for 9 channels"):
         verify_integers(replace(network, synapses=items))
 
 
 @given(st.integers(0, 10_000))
 def test_weights_thresholds_and_bias_are_within_half_a_unit(seed: int) -> None:
-    network = run_passes(random_network(seed))
+    network = lowered(random_network(seed))
     integers, host = quantize(network, load_chip("loihi2").numerics, 8)
     for population in integers.populations:
         node = network.by_name[population.name]
@@ -164,7 +252,7 @@ def test_the_shift_is_reduced_until_the_state_fits() -> None:
 def test_what_the_chip_cannot_do_is_named(change: dict[str, object], message: str) -> None:
     numerics = load_chip("loihi2").numerics.model_copy(update=change)
     with pytest.raises(CompileError, match=f"^{message}$"):
-        quantize(run_passes(conv_network(1)), numerics, 8)
+        quantize(lowered(conv_network(1)), numerics, 8)
 
 
 def test_a_channel_of_zero_weights_is_kept() -> None:
@@ -190,7 +278,9 @@ def test_a_channel_of_zero_weights_is_kept() -> None:
 )
 def test_lm_ht_is_refused_where_neurons_are_not_programmable(change: dict[str, object], message: str) -> None:
     theta = np.array([1.0])
-    mixed = MultiThresholdLIF("n", ("l",), theta, theta, theta, 1.2, "soft", "ge", mixing=np.full((2, 2), 0.5))
+    mixed = MultiThresholdLIF(
+        "n", ("l",), theta, theta, theta, 1.2, "soft", "ge", mixing=np.array([[0.5, 0.4], [0.3, 0.5]])
+    )
     nodes = (
         Input("x", (), (3,)),
         Linear("l", ("x",), np.ones((2, 3)), np.zeros(2)),
@@ -200,7 +290,7 @@ def test_lm_ht_is_refused_where_neurons_are_not_programmable(change: dict[str, o
     )
     numerics = load_chip("loihi2").numerics.model_copy(update=change)
     with pytest.raises(CompileError, match=f"^{message}"):
-        quantize(run_passes(Network(nodes, 2)), numerics, 8)
+        quantize(lowered(Network(nodes, 2)), numerics, 8)
 
 
 def test_a_counted_readout_must_be_the_last_population_and_without_leak() -> None:

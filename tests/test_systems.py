@@ -1,4 +1,4 @@
-"""Every checkpoint of examples/models, through the whole chain: float, folded, integer, simulator, Lava."""
+"""Every checkpoint of examples/models on both chips, through the whole chain: float to lowered, integers, sim, Lava."""
 
 from pathlib import Path
 
@@ -9,20 +9,38 @@ import torch
 from snncompile.backend import load_backend
 from snncompile.compile import compile_file
 from snncompile.data import load_samples
+from snncompile.errors import CompileError
 from snncompile.frontend.checkpoint import load_module
 from snncompile.sealed import read_program
 from snncompile.verify import STAGES, verify_program
 
 MODELS = sorted((Path(__file__).parent.parent / "examples" / "models").glob("*.pt"))
+TARGETS = ("loihi2-sim", "loihi1-sim")
+REFUSED = {
+    ("fashion_lm_ht", "loihi1-sim"): r"03_lm_ht: leak is .*|.*T-GIM",
+    ("mnist_lm_ht", "loihi1-sim"): r"03_lm_ht: leak is .*|.*T-GIM",
+}
+"""What a chip cannot do, and the error that says so: T-GIM over two steps needs neurons that store their input."""
 EXACT = (("integer", "simulator"), ("simulator", "lava"))
+PAIRS = [(model, target) for model in MODELS for target in TARGETS if (model.stem, target) not in REFUSED]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: f"{pair[0].stem}-{pair[1]}")
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(checkpoint, sealed directory)."""
-    directory = tmp_path_factory.mktemp("systems") / request.param.stem
-    compile_file(request.param, "loihi2-sim", directory)
-    return request.param, directory
+    model, target = request.param
+    directory = tmp_path_factory.mktemp("systems") / model.stem
+    compile_file(model, target, directory)
+    return model, directory
+
+
+@pytest.fixture
+def data(compiled: tuple[Path, Path], fashion_data: Path, request: pytest.FixtureRequest) -> Path:
+    """A file or folder of samples of what the checkpoint was trained on."""
+    kind = compiled[0].stem.partition("_")[0]
+    if kind == "fashion":
+        return fashion_data
+    return request.getfixturevalue("test_sets")[kind]
 
 
 def _chain(directory: Path, data: Path, samples: int, stages: tuple[str, ...]) -> dict:
@@ -34,42 +52,55 @@ def _differing(result: dict) -> dict[tuple[str, str], int]:
     return {(pair["a"], pair["b"]): pair["spikes_differing"] + pair["outputs_differing"] for pair in result["pairs"]}
 
 
-def test_folding_and_simulating_change_no_spike(compiled: tuple[Path, Path], fashion_data: Path) -> None:
-    result = _chain(compiled[1], fashion_data, 5, ("float", "folded", "integer", "simulator"))
-    assert _differing(result)["integer", "simulator"] == 0
-    assert _differing(result)["float", "folded"] == 0
-    assert all(pair["spikes_compared"] > 100 for pair in result["pairs"])
+def test_passes_and_simulating_change_no_spike(compiled: tuple[Path, Path], data: Path) -> None:
+    result = _chain(compiled[1], data, 3, ("float", "folded", "lowered", "integer", "simulator"))
+    differing = _differing(result)
+    assert differing["integer", "simulator"] == 0
+    assert differing["float", "folded"] == 0
+    assert differing["folded", "lowered"] == 0
+    assert all(pair["spikes_compared"] > 50 for pair in result["pairs"])
 
 
-def test_the_float_reference_is_the_trained_module(compiled: tuple[Path, Path], fashion_data: Path) -> None:
+@pytest.mark.parametrize(("model", "target"), REFUSED)
+def test_what_a_chip_cannot_do_is_refused(model: str, target: str, tmp_path: Path) -> None:
+    path = next(found for found in MODELS if found.stem == model)
+    with pytest.raises(CompileError, match=REFUSED[model, target]):
+        compile_file(path, target, tmp_path / "out")
+
+
+def test_the_float_reference_is_the_trained_module(compiled: tuple[Path, Path], data: Path) -> None:
     from snncompile import reference
     from snncompile.frontend import load_model
     from snncompile.frontend.to_network import to_network
 
-    x = load_samples(fashion_data).x[:20]
+    if read_program(compiled[1]).chip.name != "loihi2":
+        pytest.skip("the float network is the same for every chip")
+    x = load_samples(data).x[:20]
     with torch.inference_mode():
         expected = load_module(compiled[0]).double().eval()(torch.from_numpy(x).double()).numpy()
     output = reference.run_float(to_network(load_model(compiled[1] / "network.nir")), x).output
     # a sum in another order may move a spike that lies on a threshold: at most one sample in twenty
-    assert (np.abs(output - expected).max(axis=1) < 1e-9).sum() >= 19
+    assert (np.abs(output - expected).max(axis=1) < 1e-6).sum() >= 19
     assert (output.argmax(1) == expected.argmax(1)).sum() >= 19
 
 
 @pytest.mark.slow
-def test_two_hundred_samples_are_equal_in_every_backend(compiled: tuple[Path, Path], fashion_data: Path) -> None:
+def test_two_hundred_samples_are_equal_in_every_backend(compiled: tuple[Path, Path], data: Path) -> None:
     pytest.importorskip("lava", reason="lava-nc is not installed")
-    result = _chain(compiled[1], fashion_data, 200, STAGES)
+    result = _chain(compiled[1], data, 200, STAGES)
     assert {pair: _differing(result)[pair] for pair in EXACT} == dict.fromkeys(EXACT, 0)
     assert result["equal"]
 
 
 @pytest.mark.slow
-def test_deployed_accuracy_is_near_float(compiled: tuple[Path, Path], shared_data: Path) -> None:
-    samples = load_samples(shared_data / "fashion-mnist")
+def test_deployed_accuracy_is_near_float(compiled: tuple[Path, Path], test_sets: dict[str, Path]) -> None:
+    samples = load_samples(test_sets[compiled[0].stem.partition("_")[0]])
     network = load_module(compiled[0]).float().eval()
     with torch.inference_mode():
-        logits = [network(batch.float()) for batch in torch.from_numpy(samples.x.copy()).split(500)]
+        logits = [network(batch.float()) for batch in torch.from_numpy(samples.x.copy()).split(250)]
     floats = float((torch.cat(logits).argmax(1).numpy() == samples.y).mean())
     program = read_program(compiled[1])
     run = load_backend("sim").run(program, compiled[1], program.encode(samples.x))
-    assert abs(float((run.prediction == samples.y).mean()) - floats) <= 0.005
+    deployed = float((run.prediction == samples.y).mean())
+    print(f"{compiled[0].stem} {program.target}: float {100 * floats:.2f} %, deployed {100 * deployed:.2f} %")
+    assert abs(deployed - floats) <= 0.005 + 1 / len(samples)

@@ -8,7 +8,9 @@ Time (event-timed; Loihi has no clock), SANA-FE's validated model (Boyle et al.,
 
 Energy: the sum over events of count * energy per event, per cost set; a cost a set does not publish is left out of its
 sum and named. Packets are counted once per (firing neuron, target core); those the host sends are received but neither
-generated nor routed on the mesh, since where they enter is not published.
+generated nor routed on the mesh, since where they enter is not published. Neurons count once for each compartment they
+take. What a packet costs over the border of a chip, and how long a barrier over several chips takes, is not published:
+the energy of those links is null, and times hold the barrier of one chip only, so they are lower bounds.
 """
 
 from dataclasses import dataclass
@@ -39,7 +41,8 @@ class Reception:
 class Traffic:
     """Counts of N samples, per core (N, T, cores) in the logical step of the core's population; hops (N, T).
 
-    neurons, depth (cores,): neurons mapped to each core and how many chip steps it runs behind the input.
+    neurons, depth (cores,): compartments mapped to each core and how many chip steps it runs behind the input.
+    updated: compartments of updated neurons. hops_chip_border: links from chip to chip, in none of the other hops.
     """
 
     neurons: NDArray[np.int64]
@@ -50,6 +53,7 @@ class Traffic:
     receptions: tuple[Reception, ...]
     hops_east_west: Counts
     hops_north_south: Counts
+    hops_chip_border: Counts
 
     @property
     def samples(self) -> int:
@@ -65,7 +69,7 @@ class Traffic:
         return sum(float(reception.synops.sum()) for reception in self.receptions)
 
 
-EVENTS = ("synop", "neuron", "update", "spike", "packet", "hop_east_west", "hop_north_south")
+EVENTS = ("synop", "neuron", "update", "spike", "packet", "hop_east_west", "hop_north_south", "hop_chip_border")
 
 
 def event_counts(traffic: Traffic) -> dict[str, float]:
@@ -77,14 +81,17 @@ def event_counts(traffic: Traffic) -> dict[str, float]:
         "packet": traffic.packets_out,
         "hop_east_west": traffic.hops_east_west,
         "hop_north_south": traffic.hops_north_south,
+        "hop_chip_border": traffic.hops_chip_border,
     }
     per_inference = {name: float(values.sum()) / traffic.samples for name, values in totals.items()}
     return {"synop": traffic.synops / traffic.samples, "neuron": neuron_steps, **per_inference}
 
 
 def energy_pj(counts: dict[str, float], costs: EnergySet) -> dict[str, float | None]:
-    """Energy per inference by cause; None where the set has no number for it."""
-    per_event = {name: getattr(costs, f"energy_{name}_pj") for name in EVENTS}
+    """Energy per inference by cause; None where the set has no number for it. No link over a border costs nothing."""
+    per_event = {name: getattr(costs, f"energy_{name}_pj", None) for name in EVENTS}
+    if not counts["hop_chip_border"]:
+        per_event["hop_chip_border"] = 0.0
     return {name: None if cost is None else counts[name] * cost for name, cost in per_event.items()}
 
 

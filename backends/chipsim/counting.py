@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snncompile.mapping.connectivity import connectivity, shape3
+from snncompile.mapping.connectivity import chip_synapses, connectivity, shape3
+from snncompile.mapping.partition import compartments
 from snncompile.mapping.place import hops
-from snncompile.mapping.traffic import LayerCounter, tile_sums
+from snncompile.mapping.traffic import EXACT_FLOAT32, LayerCounter, Masks, contract_all, tile_masks, tile_sums
 from snncompile.program import Program
-from snncompile.quant_network import QuantSynapses
+from snncompile.quant_network import QuantNetwork, QuantSynapses
 
 from .cost import Counts, Reception, Traffic
 
@@ -20,14 +22,15 @@ class Part:
     """Counts of one population, or of the input, over one batch, (B*T, ...) with steps fastest.
 
     received: per layer of synapses it sends through, packets and synaptic operations at each target core (B*T, tiles).
-    The rest is None for the input, which sits on no core.
+    hops (B*T, 3): links east-west, north-south and over borders of chips. All but `received` is None for the input,
+    which sits on no core.
     """
 
     received: Mapping[str, tuple[Counts, Counts]]
     updated: Counts | None = None
     fired: Counts | None = None
     packets_out: Counts | None = None
-    hops: tuple[Counts, Counts] | None = None
+    hops: Counts | None = None
 
 
 class CoreCounter:
@@ -36,48 +39,75 @@ class CoreCounter:
     def __init__(self, program: Program) -> None:
         self.program = program
         network, grids = program.network, program.core_graph.grids
-        self._hops = hops(program.placement)
+        self._hops = hops(program.placement, program.chip.mesh)
+        self._synapses = chip_synapses(network)
         self._counters = {
             s.name: LayerCounter.of(connectivity(network, s), grids.get(s.source), grids[network.target_of(s).name])
-            for s in network.synapses
+            for s in self._synapses
         }
+        self._links = {s.name: self._links_of(s) for s in self._synapses if s.source != network.input_name}
 
     def of_input(self, spikes: NDArray[np.generic]) -> Part:
-        """Input spikes (1, B, *input shape), which the host sends in every step."""
+        """Input spikes (S, B, *input shape) that the host sends in the first micro-step of each time step.
+
+        S = 1: the same in all of them. Currents that the host writes are no spikes, and no synapses carry them.
+        """
         network = self.program.network
         flat = _by_sample(spikes, shape3(network.input_shape))
         received = {}
-        for synapses in network.outputs_of(network.input_name):
+        for synapses in self._outputs_of(network.input_name):
             counter = self._counters[synapses.name]
-            counts = counter.packets(flat).sum(1), counter.synops(flat)
-            received[synapses.name] = (
-                np.repeat(counts[0], network.timesteps, axis=0),
-                np.repeat(counts[1], network.timesteps, axis=0),
-            )
+            packets, synops = (counts.reshape(len(flat), -1) for counts in contract_all(flat, counter.sums[:2]))
+            received[synapses.name] = (self._spread(packets, len(spikes)), self._spread(synops, len(spikes)))
         return Part(received)
+
+    def _spread(self, counts: Counts, frames: int) -> Counts:
+        """(B * frames, tiles) -> (B * T, tiles), 0 where the host sends nothing."""
+        network = self.program.network
+        by_frame = counts.reshape(-1, frames, counts.shape[1])
+        steps = np.zeros((len(by_frame), network.timesteps, counts.shape[1]))
+        steps[:, :: network.microsteps] = by_frame
+        return steps.reshape(-1, counts.shape[1])
+
+    def _outputs_of(self, source: str) -> list[QuantSynapses]:
+        return [s for s in self._synapses if s.source == source]
 
     def of_population(self, name: str, spikes: NDArray[np.generic], updated: NDArray[np.generic]) -> Part:
         """Spikes and updated neurons (T, B, *shape) of one population."""
-        network, graph = self.program.network, self.program.core_graph
-        grid, shape = graph.grids[name], shape3(network.populations_by_name[name].shape)
+        population = self.program.network.populations_by_name[name]
+        grid, shape = self.program.core_graph.grids[name], shape3(population.shape)
         flat = _by_sample(spikes, shape)
-        out, hop = np.zeros((len(flat), grid.tiles)), (np.zeros(len(flat)), np.zeros(len(flat)))
-        received = {}
-        for synapses in network.outputs_of(name):
-            counter = self._counters[synapses.name]
-            packets = counter.packets(flat)
-            received[synapses.name] = (packets.sum(1), counter.synops(flat))
-            out += packets.sum(2)
-            for total, distance in zip(hop, self._distances(synapses), strict=True):
-                total += np.tensordot(packets, distance, 2)  # noqa: PLW2901 - in place
-        return Part(received, tile_sums(_by_sample(updated, shape), grid), tile_sums(flat, grid), out, hop)
+        if flat.dtype == np.bool_:
+            flat = flat.astype(np.float32)  # once for all sums
+        outputs = self._outputs_of(name)
+        masks: list[Masks] = [tile_masks(grid)]
+        for synapses in outputs:
+            masks += self._counters[synapses.name].sums
+        fired, *sums = (counts.reshape(len(flat), -1) for counts in contract_all(flat, masks))
+        received, out, hop = {}, np.zeros((len(flat), grid.tiles)), np.zeros((len(flat), 3))
+        for synapses, packets, synops, sent in zip(outputs, sums[::3], sums[1::3], sums[2::3], strict=True):
+            received[synapses.name] = (packets, synops)
+            out += sent
+            hop += _weighed(flat, self._links[synapses.name])
+        updates = tile_sums(_by_sample(updated, shape), grid) * compartments(population, self.program.chip)
+        return Part(received, updates, fired, out, hop)
 
-    def _distances(self, synapses: QuantSynapses) -> tuple[Counts, Counts]:
-        """(source tiles, target tiles) links east-west and north-south between the cores of two populations."""
+    def _links_of(self, synapses: QuantSynapses) -> NDArray[np.floating[Any]]:
+        """(3, source neurons): links that a spike takes on its ways to all cores it reaches, of each kind.
+
+        In float32 where even all neurons together take fewer than it counts exactly.
+        """
+        counter = self._counters[synapses.name]
+        links = np.stack([counter.per_source(links).ravel() for links in self._distances(synapses)])
+        return links.astype(np.float32) if links.sum(1).max(initial=0) < EXACT_FLOAT32 else links
+
+    def _distances(self, synapses: QuantSynapses) -> list[Counts]:
+        """(source tiles, target tiles) links east-west, north-south and over chip borders, from core to core."""
         graph = self.program.core_graph
         target = self.program.network.target_of(synapses).name
         pairs = np.ix_(graph.cores_of(synapses.source), graph.cores_of(target))
-        return self._hops[0][pairs].astype(np.float64), self._hops[1][pairs].astype(np.float64)
+        links = (self._hops.east_west, self._hops.north_south, self._hops.chip_border)
+        return [counts[pairs].astype(np.float64) for counts in links]
 
     def traffic(self, batches: Sequence[Mapping[str, Part]]) -> Traffic:
         """The counts of all batches as one; each maps the input and every population to its Part."""
@@ -93,7 +123,7 @@ class CoreCounter:
 
         def hop(axis: int) -> Counts:
             pairs = [[batch[name].hops for batch in batches] for name in names]
-            return np.sum([joined([pair[axis] for pair in batch if pair is not None]) for batch in pairs], axis=0)
+            return np.sum([joined([pair[:, axis] for pair in batch if pair is not None]) for batch in pairs], axis=0)
 
         depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
         receptions = tuple(
@@ -103,7 +133,7 @@ class CoreCounter:
                 joined([b[s.source].received[s.name][0] for b in batches]),
                 joined([b[s.source].received[s.name][1] for b in batches]),
             )
-            for s in network.synapses
+            for s in self._synapses
         )
         return Traffic(
             neurons=np.array([core.usage["neurons"] for core in graph.cores]),
@@ -114,7 +144,24 @@ class CoreCounter:
             receptions=receptions,
             hops_east_west=hop(0),
             hops_north_south=hop(1),
+            hops_chip_border=hop(2),
         )
+
+
+def frames_of(network: QuantNetwork, payloads: NDArray[Any]) -> NDArray[Any]:
+    """Input payloads (B, *shape) or (B, frames, *shape) as (S, B, *shape), S = 1 where every time step has the same."""
+    return payloads[None] if payloads.ndim == 1 + len(network.input_shape) else payloads.swapaxes(0, 1)
+
+
+def _weighed(spikes: NDArray[np.generic], links: NDArray[np.floating[Any]]) -> Counts:
+    """(B, 3): links (3, neurons) summed over spikes (B, C, H, W)."""
+    kind = links.dtype if spikes.dtype == np.float32 else np.float64
+    flat = spikes.reshape(len(spikes), -1).astype(kind, copy=False)
+    summed = np.zeros((len(spikes), len(links)))
+    for column, weights in enumerate(links):
+        if weights.any():
+            summed[:, column] = flat @ weights.astype(kind, copy=False)
+    return summed
 
 
 def _by_sample(steps: NDArray[np.generic], shape: tuple[int, int, int]) -> NDArray[np.generic]:

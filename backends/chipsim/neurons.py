@@ -1,10 +1,17 @@
-"""The fused neuron update: decay, input, firing, reset and the counts, one pass over the state."""
+"""The fused neuron update: decay, input, firing, reset and the counts, one pass over the state; and sums of inputs."""
 
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+
+@numba.njit(cache=True, nogil=True)
+def add_shifted(total: NDArray[np.int64], product: NDArray[Any], exponent: int) -> Any:
+    """total += product << exponent, flat; product holds integers in any type."""
+    for i in range(len(total)):
+        total[i] += np.int64(product[i]) << exponent
 
 
 @numba.njit(cache=True, nogil=True)
@@ -25,7 +32,7 @@ def step(
 
     u = sign(v) * ((|v| * keep) >> 12) + (current << exponent) + bias; current holds integers in any type;
     k = thresholds (levels, C) with u >= threshold (for "gt" the caller passes threshold + 1); payloads = table[k];
-    reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0.
+    reset 0 none, 1 soft by subtract (levels, C), 2 hard to 0. No decay: keep 4096; may not fire: no thresholds (0, C).
     updated = 1 where the state, the bias or the summed input is not 0: such a neuron costs an update.
     """
     batch, channels, positions = v.shape

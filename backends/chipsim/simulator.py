@@ -17,13 +17,13 @@ from snncompile.program import Program
 from snncompile.quant_network import IntArray
 
 from .cost import Traffic, energy_report, event_counts, time_report
-from .counting import CoreCounter, Part
+from .counting import CoreCounter, Part, frames_of
 
 if TYPE_CHECKING:
     from .function import FunctionEngine
 
 BATCH_STATES = 2_000_000
-"""Neuron states a batch may hold at once (about 50 bytes each over T steps), which bounds memory."""
+"""Neuron states and input values a batch may hold at once (about 50 bytes each over T steps), which bounds memory."""
 
 
 class ChipSim:
@@ -38,6 +38,7 @@ class ChipSim:
         """Cost of an inference at that activity, from equal samples that follow each other until the pipeline is full.
 
         Counts are means, so a step is priced at the mean load of its busiest core; a run prices the load it meets.
+        The activity of the input is that of a time step, those of populations are means over the chip's steps.
         """
         network = program.network
         samples = 1 + 2 * (network.depth // network.timesteps + 1)
@@ -65,7 +66,8 @@ class ChipSim:
 
         start = time.perf_counter()
         simulation = _Simulation(program, FunctionEngine(program.network), CoreCounter(program), frozenset(record))
-        size = max(1, BATCH_STATES // (program.neurons * program.network.timesteps))
+        states = program.neurons * program.network.timesteps + int(np.prod(payloads.shape[1:]))
+        size = max(1, BATCH_STATES // states)
         images = [payloads[first : first + size] for first in range(0, len(payloads), size)]
         started = time.perf_counter()
         batches: list[_Batch] = []
@@ -103,7 +105,8 @@ class _Simulation:
     record: frozenset[str]
 
     def batch(self, images: IntArray) -> _Batch:
-        parts = {self.program.network.input_name: self.counter.of_input(images[None] != 0)}
+        network = self.program.network
+        parts = {network.input_name: self.counter.of_input(frames_of(network, images) != 0)}
         recorded = {}
         output = np.zeros(0, np.int64)
         for layer in self.engine.run(images):
@@ -133,11 +136,10 @@ def _one_thread_a_batch() -> Iterator[ThreadPoolExecutor]:
 def cost_of(program: Program, traffic: Traffic) -> dict[str, Any]:
     """Energy, time and counts per inference, with what they rest on."""
     counts = event_counts(traffic)
-    routers = program.placement.routers_used
-    chip = program.chip
-    timing = time_report(traffic, chip, routers)
+    chip, chips = program.chip, program.placement.chips_used
+    timing = time_report(traffic, chip, program.placement.routers_of_a_chip)
     static = {
-        bound: None if power is None else power * timing["latency_us"] * 1e-3
+        bound: None if power is None else chips * power * timing["latency_us"] * 1e-3
         for bound, power in (("low", chip.static_power.low_mw), ("high", chip.static_power.high_mw))
     }
     return {

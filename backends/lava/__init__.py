@@ -25,7 +25,7 @@ class LavaBackend:
         self.batch = batch
 
     def emit(self, program: "Program") -> Mapping[str, bytes]:
-        return emit_program(program.network, program.host.input_scale)
+        return emit_program(program.network, program.host.encoder)
 
     def estimate(self, program: "Program", activity: Activity) -> Mapping[str, Any] | None:
         """None: Lava computes what the chip computes, not what it costs."""

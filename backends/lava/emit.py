@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snncompile.encoding import Encoder
 from snncompile.program import narrowed
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.sealed import npz_bytes
@@ -16,43 +17,45 @@ PROGRAM_FILES = (
     "README.md",
     "arithmetic.py",
     "compat.py",
+    "encoding.py",
     "files.py",
+    "layer.py",
     "processes.py",
     "run.py",
     "simulation.py",
     "watch.py",
 )
-FORMAT = 2
+FORMAT = 3
 """Version of network.json and weights.npz; counts up when a reader must change."""
 
 
-def emit(network: QuantNetwork, input_scale: float) -> dict[str, bytes]:
+def emit(network: QuantNetwork, encoder: Encoder) -> dict[str, bytes]:
     """The files of the sealed directory's `lava/`, by path; the same network gives the same bytes.
 
-    input_scale: value of one unit of stored data; a payload is rint(x * input_scale * input_payload_max).
+    encoder: what makes payloads of data; the program encodes by the same rules.
     """
     emitted = files(f"{__package__}.emitted")
     program = {f"lava/{name}": emitted.joinpath(name).read_bytes() for name in PROGRAM_FILES}
-    described = json.dumps(describe(network, input_scale), indent=1, sort_keys=True)
-    return program | {
-        "lava/network.json": f"{described}\n".encode(),
-        "lava/weights.npz": npz_bytes(network_arrays(network)),
-    }
+    described = json.dumps(describe(network, encoder), indent=1, sort_keys=True)
+    arrays = network_arrays(network) | encoder_arrays(network, encoder)
+    return program | {"lava/network.json": f"{described}\n".encode(), "lava/weights.npz": npz_bytes(arrays)}
 
 
-def describe(network: QuantNetwork, input_scale: float) -> dict[str, object]:
-    """Topology, shapes and scalars for network.json; a key is a field of QuantSynapses or Population."""
+def describe(network: QuantNetwork, encoder: Encoder) -> dict[str, object]:
+    """Topology, shapes and scalars for network.json; a key is a field of QuantSynapses, Population or Encoder."""
     return {
         "format": FORMAT,
         "timesteps": network.timesteps,
+        "microsteps": network.microsteps,
         "input": {
             "name": network.input_name,
             "shape": network.input_shape,
             "payload_max": network.input_payload_max,
-            "scale": float(input_scale),
+            "kind": network.input_kind,
         },
+        "encoder": _scalars(encoder) | {"synapses": [_scalars(synapses) for synapses in encoder.synapses]},
         "synapses": [_scalars(synapses) for synapses in network.synapses],
-        "populations": [_scalars(population) for population in network.populations],
+        "populations": [_scalars(population) | {"waits": population.waits} for population in network.populations],
     }
 
 
@@ -65,7 +68,17 @@ def network_arrays(network: QuantNetwork) -> dict[str, NDArray[np.generic]]:
     return {f"{node.name}.{name}": narrowed(array) for node in nodes for name, array in _arrays(node).items()}
 
 
-def _scalars(node: QuantSynapses | Population) -> dict[str, object]:
+def encoder_arrays(network: QuantNetwork, encoder: Encoder) -> dict[str, NDArray[np.generic]]:
+    """What the host computes with: SYNAPSES.host_weight, INPUT.host_bias; fields no node on the chip has."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for synapses in encoder.synapses:
+        arrays[f"{synapses.name}.host_weight"] = narrowed(synapses.weight)
+    if encoder.bias is not None:
+        arrays[f"{network.input_name}.host_bias"] = narrowed(encoder.bias)
+    return arrays
+
+
+def _scalars(node: QuantSynapses | Population | Encoder) -> dict[str, object]:
     return {name: value for name, value in _values(node).items() if not isinstance(value, np.ndarray)}
 
 
@@ -73,6 +86,6 @@ def _arrays(node: QuantSynapses | Population) -> dict[str, IntArray]:
     return {name: value for name, value in _values(node).items() if isinstance(value, np.ndarray)}
 
 
-def _values(node: QuantSynapses | Population) -> dict[str, Any]:
+def _values(node: QuantSynapses | Population | Encoder) -> dict[str, Any]:
     """The fields by name; what is None (no mixing) is left out."""
     return {field.name: value for field in fields(node) if (value := getattr(node, field.name)) is not None}

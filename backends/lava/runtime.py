@@ -20,6 +20,7 @@ import numpy as np
 
 from snncompile.backend import Progress
 from snncompile.errors import CompileError
+from snncompile.program import narrowed
 from snncompile.quant_network import IntArray
 
 INSTALL = (
@@ -52,13 +53,13 @@ def require_lava() -> None:
 
 
 def run_program(program: Path, payloads: IntArray, record: Sequence[str], batch: int, progress: Progress) -> LavaResult:
-    """Runs `program` (the directory lava/) on payloads (N, *input shape).
+    """Runs `program` (the directory lava/) on payloads (N, *input shape) or frames (N, T, *input shape).
 
     Raises CompileError naming the layer when a Lava process raises, dies or stands still.
     """
     with tempfile.TemporaryDirectory(prefix="snncompile-lava-") as scratch:
         data, out = Path(scratch, "data.npz"), Path(scratch, "out.npz")
-        np.savez(data, payloads=payloads.astype(np.int32))
+        np.savez(data, payloads=narrowed(payloads))
         options = ["--events", f"--data={data}", f"--out={out}", f"--batch={batch}"]
         options += ["--record", *record] if record else []
         with Path(scratch, "stderr.txt").open("w+") as errors:

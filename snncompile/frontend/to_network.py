@@ -1,6 +1,7 @@
 """NIR graph -> Network: the one place that says what a NIR node means to us."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import nir
@@ -20,11 +21,11 @@ from snncompile.network import (
     MultiThresholdLIF,
     Network,
     Node,
-    OneToOne,
     Pair,
     Readout,
     Shape,
     infer_shape,
+    one_to_one,
     verify,
 )
 
@@ -37,10 +38,10 @@ SUPPORTED = (
 def to_network(graph: nir.NIRGraph) -> Network:
     """The float network of a graph, nodes named as in the graph.
 
-    Needs one Input with metadata coding="direct", scale, timesteps; one Output with metadata scale and readout, "mean"
-    or "leaky" with a leak in (0, 1]; between them the nodes of `SUPPORTED`, without cycles, every one on a way to the
-    output. Edges that meet in a neuron or in the Output add up. A Scale has one value a channel and stands between
-    spikes (of the input or a neuron, pooled or not) and a neuron or the Output.
+    Needs one Input with metadata coding ("direct" or "events"), scale, timesteps; one Output with metadata scale and
+    readout, "mean" or "leaky" with a leak in (0, 1]; between them the nodes of `SUPPORTED`, without cycles, every one
+    on a way to the output. Edges that meet in a neuron or in the Output add up. A Scale has one value a channel and
+    stands between spikes (of the input or a neuron, pooled or not) and a neuron or the Output.
     Gives a verified Network in float64.
     Refuses (CompileError naming the node): other nodes, and shapes that do not fit each other or those a node declares.
     """
@@ -53,10 +54,12 @@ def to_network(graph: nir.NIRGraph) -> Network:
         if not node.inputs and not isinstance(node, Input):
             raise CompileError(node.name, "has no input", "every layer lies on a way from the input to the output")
         _check_declared(node.name, graph.nodes[node.name], [shapes[name] for name in node.inputs])
-        shapes[node.name] = output_shape(node, [shapes[name] for name in node.inputs])
+        given = [shapes[name] for name in node.inputs]
+        is_scale = isinstance(graph.nodes[node.name], nir.Scale)  # of one axis or three, where a convolution has three
+        shapes[node.name] = infer_shape(node, given) if is_scale else output_shape(node, given)
     metadata = Fields(order[0], graph.nodes[order[0]].metadata)
     network = Network(tuple(nodes), metadata.integer("timesteps", 1))
-    _check_scales(network)
+    _check_scales(network, [name for name, node in graph.nodes.items() if isinstance(node, nir.Scale)])
     verify(network)
     return network
 
@@ -104,9 +107,9 @@ def _check_declared(name: str, node: nir.NIRNode, inputs: Sequence[Shape]) -> No
 
 def _input(name: str, inputs: Inputs, node: nir.Input) -> Input:
     metadata = Fields(name, node.metadata)
-    metadata.choice("coding", ("direct",))
+    coding: Any = metadata.choice("coding", ("direct", "events"))
     shape = Fields(name, {"shape": node.input_type["input"]}).shape("shape")
-    return Input(name, inputs, shape, metadata.number("scale"))
+    return Input(name, inputs, shape, metadata.number("scale"), coding)
 
 
 def _output(name: str, inputs: Inputs, node: nir.Output) -> Readout:
@@ -192,19 +195,19 @@ def _neuron(name: str, inputs: Inputs, node: MultiThresholdLIFGraph) -> MultiThr
     )
 
 
-def _scale(name: str, inputs: Inputs, node: nir.Scale) -> OneToOne:
+def _scale(name: str, inputs: Inputs, node: nir.Scale) -> Conv2d:
     scale = Fields(name, vars(node)).array("scale")
     if not scale.size:
         raise CompileError(name, f"scale has shape {scale.shape}", "needed: a value for every neuron")
     channels = scale.reshape(len(scale) if scale.ndim else 1, -1)
     if (channels != channels[:, :1]).any():
         raise CompileError(name, "scales the neurons of one channel differently", "needed: one value a channel")
-    return OneToOne(name, inputs, channels[:, 0])
+    return replace(one_to_one(name, "", channels[:, 0]), inputs=inputs)
 
 
-def _check_scales(network: Network) -> None:
+def _check_scales(network: Network, names: Sequence[str]) -> None:
     """One-to-one synapses carry spikes into populations."""
-    for node in network.of_type(OneToOne):
+    for node in (network.by_name[name] for name in names):
         source = network.by_name[node.inputs[0]]
         while isinstance(source, AvgPool2d):
             source = network.by_name[source.inputs[0]]

@@ -17,12 +17,13 @@ from snncompile.frontend.to_network import convert, output_shape
 from snncompile.frontend.torch_layers import READOUTS, RULES, Layer, Rule
 from snncompile.frontend.untrusted import input_shape_of, shown
 from snncompile.network import Shape
-from snncompile.nn import DirectCoding, PerStep, Residual
+from snncompile.nn import DirectCoding, EventCoding, PerStep, Residual
 
 MOST_LAYERS = 10_000
 DEEPEST = 64
 MOST_ADDED = 256
 REMOVED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+CODINGS = (DirectCoding, EventCoding)
 CONTAINERS = (nn.Sequential, PerStep, Residual)
 NOT_IN_PER_STEP = {
     PerStep: ("is a PerStep within a PerStep", "use nn.Sequential for the inner one"),
@@ -47,15 +48,15 @@ Value = tuple[int, ...]
 def trace(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> nir.NIRGraph:
     """The graph of a module in evaluation mode.
 
-    Needs nested nn.Sequential, PerStep and Residual that run DirectCoding, then layers of `RULES`, then one of
+    Needs nested nn.Sequential, PerStep and Residual that run one of `CODINGS`, then layers of `RULES`, then one of
     `READOUTS`; what a Residual adds goes into a neuron or the readout. `input_shape`, (C, H, W) or (features,),
-    overrides DirectCoding.input_shape.
+    overrides the coding's input_shape.
     Gives nodes `00_input`, `01_conv2d`, ... in float64, numbered in topological order (a Residual's body before its
     shortcut), their types filled in; identities and dropout are removed, an identity shortcut is an edge.
     Refuses (CompileError naming the layer by its path): everything else.
     """
     layers = tuple(_Walk().open("", module))
-    coding = _only(layers, (DirectCoding,), 0, "first")
+    coding = _only(layers, CODINGS, 0, "first")
     readout = _only(layers, tuple(READOUTS), -1, "last")
     metadata = READOUTS[type(readout.module)](readout)
     tracer = _Tracer(coding, _input_shape(coding, input_shape))
@@ -121,7 +122,9 @@ class _Tracer:
 
     def __init__(self, coding: Layer, shape: Shape) -> None:
         self.timesteps = coding.fields.integer("timesteps", 1)
-        metadata = {"coding": "direct", "scale": coding.fields.number("scale"), "timesteps": self.timesteps}
+        metadata = {"coding": "events", "scale": 1.0, "timesteps": self.timesteps}
+        if type(coding.module) is DirectCoding:
+            metadata |= {"coding": "direct", "scale": coding.fields.number("scale")}
         self.slugs, self.shapes, self.edges = ["input"], [shape], list[tuple[int, int]]()
         self.nodes: list[nir.NIRNode] = [nir.Input(np.array(shape), metadata=metadata)]
 
@@ -145,7 +148,7 @@ class _Tracer:
                 layer.where, f"reads the sum of {len(value)} layers", "currents are added before a neuron"
             )
         if isinstance(node, MultiThresholdLIFGraph) and node.mixing is not None and len(node.mixing) != self.timesteps:
-            made_for = f"is made for {len(node.mixing)} time steps, DirectCoding gives {self.timesteps}"
+            made_for = f"is made for {len(node.mixing)} time steps, the input gives {self.timesteps}"
             raise CompileError(layer.where, made_for, "make both with the same timesteps")
         result = output_shape(convert(layer.where, ("",), node), [shape])
         if not isinstance(node, nir.NIRGraph):
@@ -192,7 +195,7 @@ def _only(layers: Branch, kinds: tuple[type[nn.Module], ...], position: int, wor
     names = " or ".join(kind.__name__ for kind in kinds)
     found = [layer for layer in _leaves(layers) if type(layer.module) in kinds]
     if not found:
-        known = (*RULES, DirectCoding, *READOUTS)
+        known = (*RULES, *CODINGS, *READOUTS)
         if strange := [layer for layer in _leaves(layers) if type(layer.module) not in known]:
             raise _unsupported(strange[0])
         raise CompileError("model", f"has no {names}", f"snncompile.nn.{kinds[0].__name__} is the {word} layer")
@@ -232,7 +235,7 @@ ADVICE = (
 def _unsupported(layer: Layer) -> CompileError:
     kind = type(layer.module).__name__
     advice = next((what for part, what in ADVICE if part in kind), "replace it by supported layers")
-    known = (*RULES, *REMOVED, DirectCoding, *READOUTS, *CONTAINERS)
+    known = (*RULES, *REMOVED, *CODINGS, *READOUTS, *CONTAINERS)
     supported = ", ".join(sorted({layer.__name__ for layer in known}))
     return CompileError(layer.where, "this layer is not supported", f"{advice}; supported: {supported}")
 

@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.network import Shape
-from snncompile.quant_network import IntArray, QuantNetwork, QuantSynapses, pooled_shape
+from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses, pooled_shape
 
 
 @dataclass(frozen=True, eq=False)
 class Connectivity:
     """Synapse counts along each axis: (source, target). `axon_*` (source, axons): which input axon a source drives.
 
-    Sources of one pool window share one axon, so axons are counted on the pooled grid.
+    Sources of one pool window share one axon, and so do the members of one neuron where they add up; so axons are
+    counted on the pooled grid.
     """
 
     channels: IntArray
     rows: IntArray
     columns: IntArray
+    axon_channels: IntArray
     axon_rows: IntArray
     axon_columns: IntArray
 
@@ -35,12 +37,25 @@ class Connectivity:
     @cached_property
     def axon_axes(self) -> tuple[IntArray, IntArray, IntArray]:
         """Synapse counts (axon, target) along each axis."""
-        return self.channels, _per_axon(self.rows, self.axon_rows), _per_axon(self.columns, self.axon_columns)
+        axons = (self.axon_channels, self.axon_rows, self.axon_columns)
+        channels, rows, columns = (_per_axon(counts, axon) for counts, axon in zip(self.axes, axons, strict=True))
+        return channels, rows, columns
 
     @property
     def synapses(self) -> int:
         """All synapses of the layer, shared lists counted for every source that drives them."""
         return int(np.prod([int(axis.sum()) for axis in self.axes]))
+
+
+def chip_synapses(network: QuantNetwork) -> tuple[QuantSynapses, ...]:
+    """All synapses that are on the chip: not those that stand for input currents, which the host writes as biases."""
+    currents = network.input_kind == "currents"
+    return tuple(s for s in network.synapses if not (currents and s.source == network.input_name))
+
+
+def chip_inputs(network: QuantNetwork, population: Population) -> tuple[QuantSynapses, ...]:
+    """Synapses on the chip that end in a population."""
+    return tuple(s for s in chip_synapses(network) if s.name in population.synapses)
 
 
 def shape3(shape: Shape) -> tuple[int, int, int]:
@@ -52,18 +67,17 @@ def connectivity(network: QuantNetwork, synapses: QuantSynapses) -> Connectivity
     """The three matrices of one layer of synapses."""
     source = shape3(network.shape_of(synapses.source))
     target = shape3(network.target_of(synapses).shape)
-    pooled = shape3(pooled_shape(network.shape_of(synapses.source), synapses.pool))
+    pooled = shape3(pooled_shape(network.shape_of(synapses.source), synapses.pool, synapses.members))
+    members = _windows(source[0], synapses.members)
     pools = [_windows(source[1 + i], synapses.pool[i]) for i in (0, 1)]
-    if synapses.kind == "one_to_one":
-        channels, *reach = (np.eye(n, dtype=np.int64) for n in pooled)
-    elif synapses.kind == "linear":
+    if synapses.kind == "linear":
         reach = [np.ones((pooled[1 + i], 1), np.int64) for i in (0, 1)]
-        channels = np.ones((source[0], target[0]), np.int64)
+        channels = np.ones((pooled[0], target[0]), np.int64)
     else:
         reach = [_taps(synapses, i, pooled[1 + i], target[1 + i]) for i in (0, 1)]
-        group_of = [np.arange(n) // (n // synapses.groups) for n in (source[0], target[0])]
+        group_of = [np.arange(n) // (n // synapses.groups) for n in (pooled[0], target[0])]
         channels = (group_of[0][:, None] == group_of[1][None, :]).astype(np.int64)
-    return Connectivity(channels, pools[0] @ reach[0], pools[1] @ reach[1], pools[0], pools[1])
+    return Connectivity(members @ channels, pools[0] @ reach[0], pools[1] @ reach[1], members, pools[0], pools[1])
 
 
 def _windows(size: int, window: int) -> IntArray:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from snncompile.chip import Chip
 from snncompile.errors import CompileError, InternalError
-from snncompile.mapping.connectivity import Connectivity, block_sums, connectivity, shape3
+from snncompile.mapping.connectivity import Connectivity, block_sums, chip_inputs, chip_synapses, connectivity, shape3
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -87,8 +88,10 @@ def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
     Output axons depend on how the next layers are cut, so those are cut first; and since a cut also decides how many
     cores each neuron of the layer before must reach, its price is its own cores plus the fewest the sources can then
     do with. Ties: fewest packets per firing source, then fewest cores of its own.
+    A population with lateral synapses sends to itself: its own cut decides its output axons, too. Input currents that
+    the host writes take neither axons nor memory.
     Raises CompileError that names every layer that fits no core (with resource, number and limit), or the number of
-    cores needed and the number the chip has.
+    cores needed, by layer, and the number that the chip or board has.
     """
     links = {s.name: connectivity(network, s) for s in network.synapses}
     grids: dict[str, Grid] = {}
@@ -109,10 +112,17 @@ def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
         per_layer = ", ".join(f"{name} {grid.tiles}" for name, grid in ordered.items())
         raise CompileError(
             f"--target {chip.name}",
-            f"{len(graph.cores)} cores needed, the chip has {chip.mesh.cores} ({per_layer})",
+            f"{len(graph.cores)} cores needed, {_available(chip)} ({per_layer})",
             "use a larger chip",
         )
     return graph
+
+
+def _available(chip: Chip) -> str:
+    mesh = chip.mesh
+    if mesh.chips == 1:
+        return f"the chip has {mesh.cores}"
+    return f"the board has {mesh.cores}, {mesh.chips} chips of {mesh.cores_per_chip}"
 
 
 def verify(graph: CoreGraph, network: QuantNetwork, chip: Chip) -> None:
@@ -131,6 +141,17 @@ def verify(graph: CoreGraph, network: QuantNetwork, chip: Chip) -> None:
             if core.usage[resource] > getattr(chip.core, resource):
                 limit = getattr(chip.core, resource)
                 raise InternalError(f"core {number}: {resource} {core.usage[resource]}, limit {limit}")
+    longest = chip.synapse_memory.words_per_axon_max
+    for synapses in chip_synapses(network):
+        cut = graph.grids[network.target_of(synapses).name].channels
+        words = int(row_words(np.diff(cut), synapses.weight_bits, chip).max())
+        if synapses.kind == "linear" and longest is not None and words > longest:
+            raise InternalError(f"{synapses.name}: {words} words an axon, limit {longest}")
+
+
+def compartments(population: Population, chip: Chip) -> int:
+    """Compartments that one neuron takes on the chip: by its reset; 1 where it never fires."""
+    return int(getattr(chip.numerics.compartments, population.reset)) if population.spiking else 1
 
 
 def row_words(synapses_per_axon: IntArray, weight_bits: int, chip: Chip) -> IntArray:
@@ -160,6 +181,7 @@ class _Layer:
         options = [_even_splits(n) for n in shape3(self.population.shape)]
         largest = self._largest(options)
         fits = np.all([largest[resource] <= getattr(self.chip.core, resource) for resource in RESOURCES], axis=0)
+        fits &= self._lists_fit(np.array([np.diff(edges).max() for edges in options[0]]))[:, None, None]
         if not fits.any():
             return None
         tiles = _outer(*(np.array([len(edges) - 1 for edges in axis]) for axis in options))
@@ -173,7 +195,7 @@ class _Layer:
         sizes = [np.array([np.diff(edges).max() for edges in axis]) for axis in options]
         shape = tuple(len(axis) for axis in options)
         words, axons_in, axons_out = (np.zeros(shape, np.int64) for _ in range(3))
-        for synapses in self.network.inputs_of(self.population):
+        for synapses in chip_inputs(self.network, self.population):
             reached = self._per_axis(
                 self.links[synapses.name].axon_axes, options, lambda counts: (counts > 0).sum(0).max()
             )
@@ -187,17 +209,41 @@ class _Layer:
                     for r, axis in zip(reached, options, strict=True)
                 )
             )
-        return {"neurons": _outer(*sizes), "synapse_words": words, "axons_in": axons_in, "axons_out": axons_out}
+        for link in self._lateral():
+            axons_out += _outer(
+                *(
+                    np.array([np.add.reduceat(_targets(matrix, edges), edges[:-1]).max() for edges in axis])
+                    for matrix, axis in zip(link.axes, options, strict=True)
+                )
+            )
+        neurons = compartments(self.population, self.chip) * _outer(*sizes)
+        return {"neurons": neurons, "synapse_words": words, "axons_in": axons_in, "axons_out": axons_out}
+
+    def _lateral(self) -> list[Connectivity]:
+        """Of the synapses from the population to itself, whose targets are cut as their sources are."""
+        name = self.population.name
+        return [self.links[s.name] for s in self.network.outputs_of(name) if s.name in self.population.synapses]
+
+    def _lists_fit(self, channels: IntArray) -> NDArray[np.bool_]:
+        """Whether an input axon's list to a tile of so many channels is as short as the chip wants; (options,)."""
+        longest = self.chip.synapse_memory.words_per_axon_max
+        return np.full(channels.shape, True) if longest is None else self._list_words(channels) <= longest
+
+    def _list_words(self, channels: IntArray) -> IntArray:
+        """Words of the longest list of one input axon that leads to a tile of so many channels (a kernel is none)."""
+        dense = [s for s in chip_inputs(self.network, self.population) if s.kind == "linear"]
+        return np.max([channels * 0, *(row_words(channels, s.weight_bits, self.chip) for s in dense)], axis=0)
 
     def _upstream(self, options: list[list[IntArray]]) -> tuple[IntArray, IntArray]:
         """For every tiling: the fewest cores its sources can do with, and packets if all of them fire once."""
         cores = np.zeros(tuple(len(axis) for axis in options), np.int64)
         packets = np.zeros_like(cores)
-        for synapses in self.network.inputs_of(self.population):
+        for synapses in chip_inputs(self.network, self.population):
             sent = _outer(*self._per_axis(self.links[synapses.name].axes, options, lambda counts: (counts > 0).sum()))
             packets += sent
-            if synapses.source != self.network.input_name:
-                neurons = int(np.prod(self.network.shape_of(synapses.source)))
+            if synapses.source not in (self.network.input_name, self.population.name):
+                source = self.network.populations_by_name[synapses.source]
+                neurons = source.size * compartments(source, self.chip)
                 cores += np.maximum(-(-sent // self.chip.core.axons_out), -(-neurons // self.chip.core.neurons))
         return cores, packets
 
@@ -214,17 +260,15 @@ class _Layer:
         ]
 
     def _targets_per_source(self) -> Iterator[list[IntArray]]:
-        """For every layer of synapses it sends through, per axis (source,): how many tile ranges an index reaches."""
+        """For every layer of synapses to others, per axis (source,): how many tile ranges an index reaches."""
         for synapses in self.network.outputs_of(self.population.name):
-            target = self.consumers.get(self.network.target_of(synapses).name)
-            if target is not None:
-                axes = self.links[synapses.name].axes
-                yield [(block_sums(matrix, edges) > 0).sum(1) for matrix, edges in zip(axes, target.axes, strict=True)]
+            target = self.network.target_of(synapses).name
+            if target != self.population.name and target in self.consumers:
+                axes = zip(self.links[synapses.name].axes, self.consumers[target].axes, strict=True)
+                yield [_targets(matrix, edges) for matrix, edges in axes]
 
     def _words(self, synapses: QuantSynapses, channels: IntArray, axons: IntArray) -> IntArray:
         """Synapse words of tiles with `channels` (options,) channels and `axons` (options, ...) input axons."""
-        if synapses.kind == "one_to_one":
-            return row_words(np.ones_like(channels), synapses.weight_bits, self.chip)[:, None, None] * axons
         if synapses.kind == "linear":
             return row_words(channels, synapses.weight_bits, self.chip)[:, None, None] * axons
         weights = channels * math.prod(synapses.weight.shape[1:])
@@ -239,23 +283,33 @@ class _Layer:
         alone = {resource: int(values.max()) for resource, values in self.usage(self.finest()).items()}
         limits = {resource: getattr(self.chip.core, resource) for resource in RESOURCES}
         over = [f"{alone[r]} {r.replace('_', ' ')} (limit {limits[r]})" for r in RESOURCES if alone[r] > limits[r]]
+        one = np.ones(1, np.int64)
+        if not self._lists_fit(one).all():
+            longest = self.chip.synapse_memory.words_per_axon_max
+            over.append(f"{int(self._list_words(one).max())} words an axon (limit {longest})")
         return f"needs for one neuron alone {', '.join(over)}"
 
     def usage(self, grid: Grid) -> dict[str, IntArray]:
         """Each resource of every tile, (splits)."""
         used = {resource: np.zeros(grid.splits, np.int64) for resource in RESOURCES}
-        used["neurons"] = _outer(*(np.diff(edges) for edges in grid.axes))
-        for synapses in self.network.inputs_of(self.population):
+        used["neurons"] = compartments(self.population, self.chip) * _outer(*(np.diff(edges) for edges in grid.axes))
+        for synapses in chip_inputs(self.network, self.population):
             counts = [
                 block_sums(m, edges) for m, edges in zip(self.links[synapses.name].axon_axes, grid.axes, strict=True)
             ]
             axons = _outer(*((count > 0).sum(0) for count in counts))
             used["axons_in"] = used["axons_in"] + axons
             used["synapse_words"] = used["synapse_words"] + self._words(synapses, np.diff(grid.channels), axons)
-        for reached in self._targets_per_source():
+        own = [[_targets(m, edges) for m, edges in zip(link.axes, grid.axes, strict=True)] for link in self._lateral()]
+        for reached in (*self._targets_per_source(), *own):
             per_tile = (np.add.reduceat(r, edges[:-1]) for r, edges in zip(reached, grid.axes, strict=True))
             used["axons_out"] = used["axons_out"] + _outer(*per_tile)
         return used
+
+
+def _targets(matrix: IntArray, edges: IntArray) -> IntArray:
+    """(source,): how many of the target's blocks an index reaches."""
+    return (block_sums(matrix, edges) > 0).sum(1)
 
 
 def _even_splits(size: int) -> list[IntArray]:

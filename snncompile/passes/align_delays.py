@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from snncompile.errors import CompileError
-from snncompile.network import SYNAPSES, Input, MultiThresholdLIF, Network, Node, Readout, Synapses
+from snncompile.network import SYNAPSES, Input, MultiThresholdLIF, Network, Node, Readout, Synapses, waits
 
 
 @dataclass(frozen=True)
@@ -11,10 +11,10 @@ class AlignDelays:
     """A spike sent in chip step c arrives in c + 1, so a population at depth d does logical step c - d.
 
     depth(input) = 0; arrival(population) = 1 + the largest depth among the sources of its synapses;
-    depth(population) = arrival, and T - 1 more where it mixes steps and so waits for the last of them;
-    delay_steps(synapse) = arrival(target) - depth(source): 1 in a chain, more on a shortcut. Bias, leak and reset of a
-    population are shifted by its depth. So the deployed network equals the trained one, and samples follow each other
-    every T steps.
+    depth(population) = arrival, and more where it mixes steps: as many as it must wait for the last step it needs;
+    delay_steps(synapse) = arrival(target) - depth(source): 1 in a chain, more on a shortcut; lateral: 1.
+    Bias, leak and reset of a population are shifted by its depth. So the deployed network equals the trained one, and
+    samples follow each other every T steps.
 
     Needs: nothing left but input, synapses, neurons, readout. Gives: every depth and delay set.
     A readout that counts a neuron's spikes has that neuron's depth.
@@ -34,12 +34,13 @@ class AlignDelays:
                 changed[node.name] = replace(node, depth=depth[node.name])
             elif isinstance(node, MultiThresholdLIF | Readout):
                 synapses = [self._synapses(network, name, node) for name in node.inputs]
-                arrival = 1 + max(depth[s.inputs[0]] for s in synapses)
-                waits = network.timesteps - 1 if isinstance(node, MultiThresholdLIF) and node.mixing is not None else 0
-                depth[node.name] = arrival + waits
+                forward = [s for s in synapses if s.inputs[0] != node.name]
+                arrival = 1 + max(depth[s.inputs[0]] for s in forward)
+                depth[node.name] = arrival + (waits(node.mixing) if isinstance(node, MultiThresholdLIF) else 0)
                 changed[node.name] = replace(node, depth=depth[node.name])
                 for s in synapses:
-                    changed[s.name] = replace(s, delay_steps=arrival - depth[s.inputs[0]])
+                    steps = arrival - depth[s.inputs[0]] if s in forward else 1
+                    changed[s.name] = replace(s, delay_steps=steps)
         return network.replacing(changed)
 
     @staticmethod

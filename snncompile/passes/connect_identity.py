@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from snncompile.network import AvgPool2d, Input, MultiThresholdLIF, Network, Node, OneToOne, Readout
+from snncompile.network import AvgPool2d, Conv2d, Input, MultiThresholdLIF, Network, Node, Readout, one_to_one
 
 
 @dataclass(frozen=True)
 class ConnectIdentity:
-    """A neuron (or a readout of several inputs) that reads spikes x directly reads 1 * x through OneToOne instead.
+    """A neuron (or a readout of several inputs) that reads spikes x directly reads 1 * x through synapses instead.
 
     Needs: any network. Gives: the same function; neurons are fed by currents only. A readout whose one input is a
     neuron stays: the host counts those spikes. Refuses nothing.
@@ -34,5 +34,5 @@ class ConnectIdentity:
         return isinstance(network.by_name[name], MultiThresholdLIF | Input | AvgPool2d)
 
     @staticmethod
-    def _identity(network: Network, source: str, target: Node) -> OneToOne:
-        return OneToOne(f"{target.name}_from_{source}", (source,), weight=np.ones(network.shapes[source][0]))
+    def _identity(network: Network, source: str, target: Node) -> Conv2d:
+        return one_to_one(f"{target.name}_from_{source}", source, np.ones(network.shapes[source][0]))

@@ -1,18 +1,26 @@
 """The content of report.json."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snncompile.mapping.connectivity import connectivity
-from snncompile.mapping.partition import RESOURCES
-from snncompile.mapping.place import place_random, place_row_major, route_quality
+from snncompile.encoding import Kind
+from snncompile.mapping.connectivity import chip_inputs, connectivity
+from snncompile.mapping.partition import RESOURCES, compartments
+from snncompile.mapping.place import hops, place_random, place_row_major, route_quality
 from snncompile.program import Program
-from snncompile.quant_network import Population
+from snncompile.quant_network import Population, QuantSynapses
 
 BASELINE_SEED = 0
+
+INPUT_COMPUTED: dict[Kind, str] = {
+    "pixels": "host rounds pixels to graded spikes, the same in every time step",
+    "events": "host sends the frame of each time step as spikes",
+    "rate": "host spreads spikes evenly over the time steps",
+    "currents": "host computes W x + b of the first layer; writing it to the chip is not priced",
+}
 
 
 def build_report(
@@ -23,11 +31,14 @@ def build_report(
         "target": program.target,
         "chip": program.chip.name,
         "timesteps": program.network.timesteps,
+        "microsteps": program.network.microsteps,
+        "input": {"kind": program.host.encoder.kind, "computed": INPUT_COMPUTED[program.host.encoder.kind]},
         "depth_steps": program.network.depth,
         "neurons": program.neurons,
         "cores_used": len(program.core_graph.cores),
         "cores_available": program.chip.mesh.cores,
-        "chips_used": 1,
+        "chips_used": program.placement.chips_used,
+        "chips_available": program.chip.mesh.chips,
         "cores": _cores(program),
         "layers": [_layer(program, population) for population in program.network.populations],
         "mapping": _mapping(program, flow),
@@ -44,10 +55,8 @@ def build_report(
 def _cores(program: Program) -> list[dict[str, Any]]:
     rows = []
     for number, core in enumerate(program.core_graph.cores):
-        x, y, slot = (
-            int(values[number]) for values in (program.placement.x, program.placement.y, program.placement.slot)
-        )
-        row: dict[str, Any] = {"chip": 0, "core": number, "x": x, "y": y, "slot": slot}
+        where = {axis: int(getattr(program.placement, axis)[number]) for axis in ("chip", "x", "y", "slot")}
+        row: dict[str, Any] = {"core": number, **where}
         for resource in RESOURCES:
             row[resource] = core.usage[resource]
             row[f"{resource}_limit"] = getattr(program.chip.core, resource)
@@ -58,15 +67,18 @@ def _cores(program: Program) -> list[dict[str, Any]]:
 
 def _layer(program: Program, population: Population) -> dict[str, Any]:
     network = program.network
-    incoming = network.inputs_of(population)
+    incoming, on_chip = network.inputs_of(population), chip_inputs(network, population)
     return {
         "name": population.name,
-        "kind": "+".join(s.kind for s in incoming),
+        "kind": "+".join(_kind(s, population, on_chip) for s in incoming),
         "shape": list(population.shape),
         "neurons": population.size,
-        "synapses": sum(connectivity(network, s).synapses for s in incoming),
-        "weights": sum(int(s.weight.size) for s in incoming),
-        "weight_bits": max(s.weight_bits for s in incoming),
+        "neurons_trained": population.size // population.members,
+        "members": population.members,
+        "compartments_per_neuron": compartments(population, program.chip),
+        "synapses": sum(connectivity(network, s).synapses for s in on_chip),
+        "weights": sum(int(s.weight.size) for s in on_chip),
+        "weight_bits": max((s.weight_bits for s in on_chip), default=None),
         "state_bits": population.state_bits,
         "state_bits_available": program.chip.numerics.state_bits,
         "input_bits": population.input_bits,
@@ -81,6 +93,12 @@ def _layer(program: Program, population: Population) -> dict[str, Any]:
     }
 
 
+def _kind(synapses: QuantSynapses, population: Population, on_chip: Sequence[QuantSynapses]) -> str:
+    if synapses not in on_chip:
+        return "currents"
+    return "lateral" if synapses.source == population.name else synapses.kind
+
+
 def _mapping(program: Program, flow: NDArray[np.float64]) -> dict[str, Any]:
     mesh, cores = program.chip.mesh, len(program.core_graph.cores)
     placements = {
@@ -93,7 +111,14 @@ def _mapping(program: Program, flow: NDArray[np.float64]) -> dict[str, Any]:
         name: {"hops_per_packet": q.hops_per_packet, "max_link_load": q.max_link_load} for name, q in quality.items()
     }
     ours = plain.pop("ours")
-    return {**ours, "routers_used": program.placement.routers_used, "unit": "packets per inference", "baselines": plain}
+    border = float((flow * hops(program.placement, mesh).chip_border).sum())
+    return {
+        **ours,
+        "routers_used": program.placement.routers_used,
+        "chip_border_hops": border,
+        "unit": "packets per inference",
+        "baselines": plain,
+    }
 
 
 def _estimate(program: Program, cost: Mapping[str, Any], activity_basis: str) -> dict[str, Any]:
@@ -109,4 +134,11 @@ def _estimate(program: Program, cost: Mapping[str, Any], activity_basis: str) ->
         )
     if program.chip.time.inherited:
         notes.append("times per event are scaled from another chip by the vendor's stated factors")
+    if program.placement.chips_used > 1:
+        notes.append(
+            f"{program.placement.chips_used} chips: the barrier over chips and the energy of links between them are "
+            "not published and left out, so latency and energy are lower bounds"
+        )
+    if program.network.input_kind == "currents":
+        notes.append("input: the host's work, and its writing of input currents, are not in time and energy")
     return {**cost, "activity": activity_basis, "provenance": notes}

@@ -1,6 +1,6 @@
 """The report as tables for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -8,18 +8,24 @@ from rich.table import Table
 
 from snncompile.mapping.partition import RESOURCES
 
+MOST_CORES = 64
+"""Cores listed one by one."""
+
 SHORT = {"neurons": "neurons", "synapse_words": "synapse words", "axons_in": "axons in", "axons_out": "axons out"}
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
     """Layers, cores and the estimate."""
     console.print(_layer_table(report))
+    if report.get("lowerings"):
+        console.print(_lowering_table(report["lowerings"]))
     console.print(_core_table(report))
     mapping, estimate = report["mapping"], report["estimate"]
     console.print(
         f"{report['neurons']:,} neurons on {report['cores_used']} of {report['cores_available']} cores, "
-        f"{mapping['routers_used']} routers; T = {report['timesteps']}, depth {report['depth_steps']} steps"
+        f"{_chips(report)}{mapping['routers_used']} routers; T = {_steps(report)}, depth {report['depth_steps']} steps"
     )
+    console.print(f"input: {report['input']['kind']}; {report['input']['computed']}")
     console.print(
         f"hops per packet {mapping['hops_per_packet']:.2f} "
         f"(row-major {mapping['baselines']['row_major']['hops_per_packet']:.2f}, "
@@ -30,6 +36,18 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print(_estimate_line(estimate))
     for note in estimate["provenance"]:
         console.print(f"  - {note}", style="dim")
+
+
+def _chips(report: Mapping[str, Any]) -> str:
+    if report["chips_available"] == 1:
+        return ""
+    return f"{report['chips_used']} of {report['chips_available']} chips, "
+
+
+def _steps(report: Mapping[str, Any]) -> str:
+    if report["microsteps"] == 1:
+        return str(report["timesteps"])
+    return f"{report['timesteps']} ({report['microsteps']} micro-steps each time step)"
 
 
 def _estimate_line(estimate: Mapping[str, Any]) -> str:
@@ -52,9 +70,9 @@ def _layer_table(report: Mapping[str, Any]) -> Table:
     for layer in report["layers"]:
         table.add_row(
             layer["name"],
-            f"{layer['neurons']:,}",
+            _neurons(layer),
             f"{layer['synapses']:,}",
-            str(layer["weight_bits"]),
+            "-" if layer["weight_bits"] is None else str(layer["weight_bits"]),
             f"{layer['state_bits']} of {layer['state_bits_available']}",
             str(layer["depth_steps"]),
             str(layer["cores"]),
@@ -64,16 +82,57 @@ def _layer_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def _lowering_table(lowerings: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="lowerings of multi-threshold neurons on this chip (--lowering)", title_justify="left")
+    table.add_column("lowering")
+    for column in ("neurons", "synapses", "steps", "cores", "uJ", "latency us"):
+        table.add_column(column, justify="right")
+    table.add_column("exactness", overflow="fold")
+    for entry in lowerings:
+        name = f"{entry['lowering']} (chosen)" if entry["chosen"] else entry["lowering"]
+        if not entry["possible"]:
+            table.add_row(name, *("-",) * 6, entry["why"])
+            continue
+        counts = (entry["neurons"], entry["synapses"], entry["timesteps"], entry["cores"])
+        energy, latency = f"{entry['energy_pj']['nominal'] / 1e6:.1f}", f"{entry['latency_us']:.0f}"
+        table.add_row(name, *(f"{count:,}" for count in counts), energy, latency, "; ".join(entry["exactness"]))
+    return table
+
+
+def _neurons(layer: Mapping[str, Any]) -> str:
+    members = layer["members"]
+    return f"{layer['neurons']:,}" if members == 1 else f"{layer['neurons_trained']:,} x {members}"
+
+
 def _core_table(report: Mapping[str, Any]) -> Table:
-    table = Table(title="cores (used of limit)", title_justify="left")
+    cores, title = report["cores"], "cores (used of limit)"
+    if len(cores) > MOST_CORES:
+        cores, title = _fullest(cores), "the fullest core of every layer (used of limit); --json lists all"
+    table = Table(title=title, title_justify="left")
     table.add_column("core", justify="right", overflow="fold")
+    if report["chips_used"] > 1:
+        table.add_column("chip", justify="right", overflow="fold")
     table.add_column("router", overflow="fold")
     table.add_column("layer", overflow="fold")
     for resource in RESOURCES:
         table.add_column(SHORT[resource], justify="right", overflow="fold")
-    for core in report["cores"]:
+    for core in cores:
         used = (f"{core[r]} / {core[f'{r}_limit']}  {100 * core[r] / core[f'{r}_limit']:3.0f} %" for r in RESOURCES)
-        table.add_row(
-            str(core["core"]), f"({core['x']},{core['y']})", ", ".join(part["name"] for part in core["layers"]), *used
-        )
+        chip = [str(core["chip"])] if report["chips_used"] > 1 else []
+        layers = ", ".join(part["name"] for part in core["layers"])
+        table.add_row(str(core["core"]), *chip, f"({core['x']},{core['y']})", layers, *used)
     return table
+
+
+def _fullest(cores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of every layer the core that uses most of any one limit."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for core in cores:
+        layers = ", ".join(part["name"] for part in core["layers"])
+        if layers not in found or _fill(core) > _fill(found[layers]):
+            found[layers] = core
+    return list(found.values())
+
+
+def _fill(core: Mapping[str, Any]) -> float:
+    return max(core[resource] / core[f"{resource}_limit"] for resource in RESOURCES)

@@ -34,22 +34,25 @@ class Synapses:
     """a = (W sum_pool(s)) << exponent for payloads s (B, n_source); gives a (B, n_target) of type `integer`.
 
     The product runs in floating point where no partial sum can be rounded: sum |w| * largest pooled payload bounds all
-    of them (`exact_type`). The factor 2^exponent is part of the float weight and costs no bit of it.
+    of them (`exact_type`); payload_max bounds |s|. The factor 2^exponent is part of the float weight and costs no bit
+    of it. A convolution takes features (n,) as an image (n, 1, 1). `members`: payloads of that many consecutive
+    channels, the members of one neuron, add up first.
     """
 
     def __init__(
         self, spec: dict[str, Any], weight: np.ndarray, source_shape: tuple[int, ...], payload_max: int, integer: Any
     ) -> None:
         weight = weight.astype(np.int64)
-        self.source_shape, self.pool, self.integer = source_shape, tuple(spec["pool"]), integer
+        self.image, self.pool, self.integer = (*source_shape, 1, 1)[:3], tuple(spec["pool"]), integer
         self.delay_steps = spec["delay_steps"]
-        pooled_max = payload_max * self.pool[0] * self.pool[1]
+        self.members = spec["members"]
+        pooled_max = payload_max * self.pool[0] * self.pool[1] * self.members
         row_sum = int(np.abs(weight).reshape(len(weight), -1).sum(1).max())
         scaled = (weight << spec["exponent"]).astype(exact_type(max(row_sum, 1) * pooled_max))
         if spec["kind"] == "linear":
             self.product: Callable[[np.ndarray], Any] = Product(scaled)
-        elif spec["kind"] == "one_to_one":
-            self.product = Scaling(scaled)
+        elif weight.shape[2:] == (1, 1) and not any(spec["padding"]):
+            self.product = Pointwise(scaled, spec)
         else:
             self.product = Convolution(scaled, spec)
 
@@ -57,11 +60,11 @@ class Synapses:
         """The current these payloads cause; 0 where no source sent a spike."""
         if not payloads.any():
             return 0
-        s = payloads
+        s = payloads.reshape(len(payloads), *self.image)
+        if self.members > 1:
+            s = s.reshape(len(s), -1, self.members, *self.image[1:]).sum(2)
         if self.pool != (1, 1):
-            s = sum_pool(s.reshape(len(s), *self.source_shape), self.pool)
-        elif len(self.source_shape) == 3:
-            s = s.reshape(len(s), *self.source_shape)
+            s = sum_pool(s, self.pool)
         return self.product(s).astype(self.integer)
 
 
@@ -75,15 +78,28 @@ class Product:
         return s.reshape(len(s), -1).astype(self.weight.dtype) @ self.weight
 
 
-class Scaling:
-    """W s for one weight a channel, (channels,), and s (B, channels, ...): neuron i reads value i only."""
+class Pointwise:
+    """Convolution of s (B, C, H, W) with a kernel of 1x1, weight (out, C/groups, 1, 1): a product of channels only.
 
-    def __init__(self, weight: np.ndarray) -> None:
-        self.weight = weight[:, None]
+    With one channel a group (identity shortcuts) a multiplication.
+    """
+
+    def __init__(self, weight: np.ndarray, spec: dict[str, Any]) -> None:
+        self.stride, self.groups = spec["stride"], spec["groups"]
+        self.weight = weight.reshape(self.groups, -1, weight.shape[1])
 
     def __call__(self, s: np.ndarray) -> Any:
-        y = s.reshape(len(s), len(self.weight), -1).astype(self.weight.dtype) * self.weight
-        return y.reshape(len(s), -1)
+        lanes, (sy, sx) = len(s), self.stride
+        fan_in = self.weight.shape[2]
+        by_group = s[:, :, ::sy, ::sx].astype(self.weight.dtype).reshape(lanes, self.groups, fan_in, -1)
+        if fan_in == 1:
+            y: Any = by_group * self.weight
+        elif by_group.shape[3] == 1:
+            # The lanes of a group in one product, not one product for each.
+            y = (by_group[..., 0].swapaxes(0, 1) @ self.weight.swapaxes(1, 2)).swapaxes(0, 1)
+        else:
+            y = self.weight @ by_group
+        return y.reshape(lanes, -1)
 
 
 class Convolution:
@@ -120,8 +136,9 @@ class Convolution:
 class Mixing:
     """I[t] = (sum_j mixing[t, j] * (a[j] + bias)) >> 12 over the T steps of a sample: store and forward.
 
-    Input i of the stream (step i % T of its sample) is stored; once the T inputs of a sample are there, its steps can
-    be read. Two stores are used in turn: the next sample's input arrives while the steps of this one are read.
+    Input i of the stream (step i % T of its sample) is stored; step t of a sample is read once the sample's inputs up
+    to t + waits are there, and reads no others: mixing[t, j] is 0 for j > t + waits. Where a population waits, two
+    stores are used in turn: the next sample's input arrives while the last steps of this one are read.
 
     mixing (T, T). The type follows from the largest sum of |mixing| of a step times the bound of |a + bias|, which the
     proven input_bits give.
@@ -131,18 +148,19 @@ class Mixing:
         mixing, bias = (arrays[name].astype(np.int64) for name in ("mixing", "bias"))
         largest = (1 << (spec["input_bits"] - 1)) + int(np.abs(bias).max())
         kind = exact_type(max(int(np.abs(mixing).sum(1).max()), 1) * largest)
-        self.mixing, self.shape = mixing.astype(kind), (lanes, int(np.prod(spec["shape"])))
-        self.stores = np.zeros((2, len(mixing), int(np.prod(self.shape))), kind)
+        self.waits, self.mixing, self.shape = spec["waits"], mixing.astype(kind), (lanes, int(np.prod(spec["shape"])))
+        self.stores = np.zeros((2 if self.waits else 1, len(mixing), int(np.prod(self.shape))), kind)
 
     def store(self, i: int, biased: np.ndarray) -> None:
         """Input i of the stream: a + bias, (lanes, n) or (n,) for all lanes."""
         sample, step = divmod(i, len(self.mixing))
-        self.stores[sample % 2, step].reshape(self.shape)[:] = biased
+        self.stores[sample % len(self.stores), step].reshape(self.shape)[:] = biased
 
     def current(self, t: int) -> Any:
-        """I (lanes, n) int64 of logical step t; all inputs of its sample are stored."""
+        """I (lanes, n) int64 of logical step t, once input t + waits (or the sample's last) is stored."""
         sample, step = divmod(t, len(self.mixing))
-        summed = self.mixing[step] @ self.stores[sample % 2]
+        needed = slice(step + self.waits + 1)
+        summed = self.mixing[step, needed] @ self.stores[sample % len(self.stores), needed]
         return summed.astype(np.int64).reshape(self.shape) >> MIX_SHIFT
 
 
@@ -154,14 +172,15 @@ class Neurons:
         y = payload[k-1], 0 where k = 0
         v = u - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u ("none")
 
-    I is a + bias, or what `Mixing` makes of it; a decay below 0 amplifies. Without thresholds they never fire and only
-    sum. bias, v0 (channels,); thresholds, subtract (levels, channels); payload (levels,). Types are as narrow as the
-    proven state_bits and input_bits allow.
+    I is a + bias, or what `Mixing` makes of it, and the lateral current; a decay below 0 amplifies. Of the micro-steps
+    of a time step the decay acts in the first, and the neurons fire in the first `open_steps` (none given: in all).
+    Without thresholds they never fire and only sum. bias, v0 (channels,); thresholds, subtract (levels, channels);
+    payload (levels,). Types are as narrow as the proven state_bits and input_bits allow.
     """
 
     def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         size = int(np.prod(spec["shape"]))
-        self.decay_rate, self.reset = spec["decay"], spec["reset"]
+        self.decay_rate, self.reset, self.open_steps = spec["decay"], spec["reset"], spec.get("open_steps")
         self.reached = np.greater_equal if spec["fire"] == "ge" else np.greater
         self.dtype = self.state_type(spec, arrays)
         repeats = size // spec["shape"][0]
@@ -195,10 +214,12 @@ class Neurons:
             return v
         return np.sign(v) * ((np.abs(v) * (DECAY_ONE - self.decay_rate)) >> 12)
 
-    def step(self, v: np.ndarray, current: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Payloads to send and the state after reset on the input I = `current`, all (lanes, n)."""
-        u = (self.decay(v) + current).astype(self.dtype, copy=False)
+    def step(self, v: np.ndarray, current: Any, micro: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Payloads to send and the state after reset on the input I = `current`, all (lanes, n), in this micro-step."""
+        u = ((self.decay(v) if micro == 0 else v) + current).astype(self.dtype, copy=False)
         payloads = np.zeros(u.shape, np.int32)
+        if self.open_steps is not None and micro >= self.open_steps:
+            return payloads, u
         v = u
         for level, threshold in enumerate(self.thresholds):
             fired = self.reached(u, threshold)

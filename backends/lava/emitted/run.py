@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
     record = populations if options.record == ["all"] else options.record
     if unknown := [name for name in record if name not in populations]:
         sys.exit(f"--record: no population {unknown[0]!r}; known: {', '.join(populations)}")
-    payloads, labels = files.read_data(options.data, network["input"], options.limit)
+    payloads, labels = files.read_data(options.data, network, arrays, options.limit)
     simulation = Simulation(network, arrays, payloads, record, min(options.batch, len(payloads)))
     simulation.start()
     startup_s = time.perf_counter() - STARTED

@@ -1,0 +1,156 @@
+"""The input and a population on the chip's clock, numpy only: what arrives, when it acts, what is sent.
+
+In chip step c (0, 1, ...) a population at depth d does logical step c - d of the sample stream: fire, then receive
+what the sources sent in this same chip step and add it to the current that is due `delay_steps` later. A spike sent in
+step c therefore acts in step c + delay_steps, as on the chip, and a population d connections behind the input runs d
+steps behind it. Samples follow each other every T steps without a gap: a population sets its state to v0 at the first
+step of each (interval T, offset d), and outside the stream, first and last steps, does nothing.
+
+A population that mixes steps needs later inputs of a sample in its first step: it stores what arrives from chip step
+d - waits on. What a population sends itself (lateral synapses) acts in its next step, but not in the next sample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from arithmetic import Mixing, Neurons, Synapses
+
+FIELDS = ("bias", "v0", "thresholds", "subtract", "payload", "mixing")
+"""Arrays of a population; `mixing` only of those that mix steps."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """groups of `lanes` samples side by side, `timesteps` T chip steps each, `microsteps` of them a time step."""
+
+    groups: int
+    lanes: int
+    timesteps: int
+    microsteps: int
+
+    @property
+    def steps(self) -> int:
+        return self.groups * self.timesteps
+
+
+def payload_max(spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
+    """Largest absolute payload that the input or a population of network.json sends."""
+    table = arrays.get(f"{spec['name']}.payload")
+    return int(spec["payload_max"]) if table is None else int(table.max(initial=0))
+
+
+def parameters(network: dict[str, Any], arrays: dict[str, np.ndarray], spec: dict[str, Any]) -> dict[str, Any]:
+    """What `Layer` needs of network.json and weights.npz for population `spec`."""
+    senders = {sender["name"]: sender for sender in (network["input"], *network["populations"])}
+    connections = [
+        {
+            "spec": synapses,
+            "weight": arrays[f"{synapses['name']}.weight"],
+            "source_shape": tuple(senders[synapses["source"]]["shape"]),
+            "payload_max": payload_max(senders[synapses["source"]], arrays),
+        }
+        for synapses in network["synapses"]
+        if synapses["name"] in spec["synapses"]
+    ]
+    return {
+        "spec": spec,
+        "arrays": {field: arrays[key] for field in FIELDS if (key := f"{spec['name']}.{field}") in arrays},
+        "inputs": [one for one in connections if one["spec"]["source"] != spec["name"]],
+        "laterals": [one for one in connections if one["spec"]["source"] == spec["name"]],
+    }
+
+
+class InputFrames:
+    """What the host sends: a frame in the first micro-step of each time step, else nothing.
+
+    payloads (N, *shape), the same in every time step, or (N, T / microsteps, *shape). Filled up with zeros to whole
+    groups of samples.
+    """
+
+    def __init__(self, payloads: np.ndarray, shape: Sequence[int], stream: Stream) -> None:
+        size, self.stream = int(np.prod(shape)), stream
+        filled = np.zeros((stream.groups * stream.lanes, payloads[0].size // size, size), payloads.dtype)
+        filled[: len(payloads)] = payloads.reshape(len(payloads), -1, size)
+        self.frames = filled.reshape(stream.groups, stream.lanes, -1, size)
+        self.silence = np.zeros((stream.lanes, size), np.int32)
+
+    def sent(self, c: int) -> np.ndarray:
+        """The payloads of chip step c, (lanes, n) int32."""
+        group, step = divmod(c, self.stream.timesteps)
+        frame, micro = divmod(step, self.stream.microsteps)
+        if group >= self.stream.groups or micro != 0:
+            return self.silence
+        frames = self.frames[group]
+        return frames[:, min(frame, frames.shape[1] - 1)].astype(np.int32)
+
+
+class Layer:
+    """The neurons of a population and the synapses into them; in every chip step `fire`, then `receive` of every input.
+
+    spec, arrays: the population in network.json and weights.npz. inputs, laterals: per connection the arguments of
+    `Synapses`; laterals are those whose source is the population itself. output (groups, B, n) of zeros or None: gets
+    the sum of a sample's payloads, or v after its last step where the neurons never fire; record (T, groups, B, n) or
+    None: gets every payload sent.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        inputs: Sequence[dict[str, Any]],
+        laterals: Sequence[dict[str, Any]],
+        stream: Stream,
+        output: Any = None,
+        record: Any = None,
+    ) -> None:
+        self.depth, self.waits, self.stream = spec["depth"], spec["waits"], stream
+        self.output, self.record = output, record
+        self.neurons = Neurons(spec, arrays)
+        self.mixing = Mixing(spec, arrays, stream.lanes) if "mixing" in arrays else None
+        self.synapses, self.laterals = (
+            [Synapses(**connection, integer=self.neurons.dtype) for connection in connections]
+            for connections in (inputs, laterals)
+        )
+        self.v = self.fresh = self.neurons.start(stream.lanes)
+        self.silence = np.zeros(self.fresh.shape, np.int32)
+        self.due: list[Any] = [0] * max(synapses.delay_steps for synapses in self.synapses)
+        """Ring of currents: entry c % len is due in chip step c."""
+        self.lateral: Any = 0
+        """Current of the lateral synapses that is due in the next step."""
+
+    def fire(self, c: int) -> np.ndarray:
+        """Makes chip step c; the payloads to send, (lanes, n) int32."""
+        arriving, self.due[c % len(self.due)] = self.due[c % len(self.due)] + self.neurons.bias, 0
+        t = c - self.depth
+        if self.mixing and 0 <= t + self.waits < self.stream.steps:
+            self.mixing.store(t + self.waits, arriving)
+        if not 0 <= t < self.stream.steps:
+            return self.silence
+        group, step = divmod(t, self.stream.timesteps)
+        current = self.mixing.current(t) if self.mixing else arriving
+        if step == 0:
+            self.v = self.fresh
+        else:
+            current = current + self.lateral
+        payloads, self.v = self.neurons.step(self.v, current, step % self.stream.microsteps)
+        self._keep(group, step, payloads)
+        return payloads
+
+    def _keep(self, group: int, step: int, payloads: np.ndarray) -> None:
+        if self.record is not None:
+            self.record[step, group] = payloads
+        if self.output is not None and self.neurons.spiking:
+            self.output[group] += payloads
+        elif self.output is not None and step == self.stream.timesteps - 1:
+            self.output[group] = self.v
+
+    def send_itself(self, payloads: np.ndarray) -> None:
+        """Carries the payloads just fired over the lateral synapses."""
+        self.lateral = sum((synapses.current(payloads) for synapses in self.laterals), start=0)
+
+    def receive(self, c: int, i: int, payloads: np.ndarray) -> None:
+        """What connection i brings in chip step c."""
+        when = (c + self.synapses[i].delay_steps) % len(self.due)
+        self.due[when] = self.due[when] + self.synapses[i].current(payloads)

@@ -1,0 +1,106 @@
+"""The order of the passes, and the stages after them: the only file that knows either."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from snncompile import network as float_network
+from snncompile.chip import Chip, Numerics
+from snncompile.lowering import Mode, plan, resolve
+from snncompile.mapping import partition
+from snncompile.mapping.place import place_hilbert
+from snncompile.network import FOLDED, Network
+from snncompile.passes.align_delays import AlignDelays
+from snncompile.passes.connect_identity import ConnectIdentity
+from snncompile.passes.fold_avg_pool import FoldAvgPool
+from snncompile.passes.fold_batch_norm import FoldBatchNorm
+from snncompile.passes.fold_flatten import FoldFlatten
+from snncompile.passes.fold_payload import FoldPayload
+from snncompile.passes.lower_neurons import LowerNeurons
+from snncompile.passes.rate_input import RateInput
+from snncompile.passes.simplify_steps import SimplifySteps
+from snncompile.passes.split_shared import SplitShared
+from snncompile.program import InputCoding, Program, Provenance
+from snncompile.quantize import quantize
+from snncompile.verify_integers import verify_integers
+
+Pass = Callable[[Network], Network]
+
+FOLDS: tuple[Pass, ...] = (
+    FoldFlatten(),  # so that pools stand right before linear layers
+    FoldBatchNorm(),  # before pools: a norm must still stand next to its convolution
+    ConnectIdentity(),  # before pools and payloads: they fold into synapses
+    SplitShared(),  # after norms: a norm may stand between a convolution and its readers
+    FoldAvgPool(),
+    FoldPayload(),  # after pools: payloads go straight into weights
+    SimplifySteps(),  # after sharing is split: a gain goes into synapses of one population
+)
+"""What does not depend on the chip."""
+
+
+def lowering_passes(numerics: Numerics, mode: Mode, input_coding: InputCoding = "direct") -> tuple[Pass, ...]:
+    """What follows `FOLDS` for one chip; `mode` is resolved."""
+    coding: tuple[Pass, ...] = (RateInput(),) if input_coding == "rate" else ()
+    return (
+        *coding,
+        LowerNeurons(numerics, mode),
+        AlignDelays(),  # last: depths count what is left
+    )
+
+
+@dataclass(eq=False)
+class StepLog:
+    """Names and durations of the steps; `tell(number, total, name)` is called as each begins."""
+
+    tell: Callable[[int, int, str], None] = lambda number, total, name: None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    total: int = 9
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.tell(len(self.steps) + 1, self.total, name)
+        start = time.perf_counter()
+        yield
+        self.steps.append({"name": name, "seconds": round(time.perf_counter() - start, 4)})
+
+
+def place_program(target: str, chip: Chip, lowered: Network, made: Provenance, log: StepLog | None = None) -> Program:
+    """A lowered network quantised, cut and placed."""
+    log = log or StepLog()
+    with log.step("quantize"):
+        quantized, host = quantize(lowered, chip.numerics, made.weight_bits)
+        verify_integers(quantized)
+    with log.step("partition"):
+        core_graph = partition.partition(quantized, chip)
+        partition.verify(core_graph, quantized, chip)
+    with log.step("place"):
+        placement = place_hilbert(len(core_graph.cores), chip.mesh)
+    return Program(target, chip, quantized, host, core_graph, placement, made)
+
+
+def run_passes(network: Network, passes: tuple[Pass, ...] = FOLDS) -> Network:
+    """Every pass in order, with `verify` before the first and after each; at the end only foldable nodes are left."""
+    float_network.verify(network)
+    for apply in passes:
+        network = apply(network)
+        float_network.verify(network)
+    float_network.verify(network, allowed=FOLDED)
+    return network
+
+
+def lower(network: Network, numerics: Numerics, mode: str = "auto", input_coding: InputCoding = "direct") -> Network:
+    """The lowered network of a trained one: all passes for a chip."""
+    return run_passes(network, (*FOLDS, *lowering_passes(numerics, resolve(mode, numerics), input_coding)))
+
+
+def lowering_of(folded: Network, numerics: Numerics, mode: Mode) -> Mapping[str, Mapping[str, str]]:
+    """Per population: how it is put on the chip, and what is claimed of that (rounding to integers apart)."""
+    planned = plan(folded, numerics, mode).items()
+    return {name: {"lowering": lowered.lowering, "exactness": lowered.exactness} for name, lowered in planned}
+
+
+def pass_names(numerics: Numerics, mode: Mode, input_coding: InputCoding) -> tuple[str, ...]:
+    passes = (*FOLDS, *lowering_passes(numerics, mode, input_coding))
+    return tuple(getattr(apply, "name", type(apply).__name__) for apply in passes)

@@ -1,0 +1,172 @@
+"""Random integer networks by hand: everything that the lowered networks of the compiler may hold, and more."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from snncompile.network import Shape, waits
+from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
+from snncompile.state_bounds import prove
+from snncompile.verify_integers import verify_integers
+
+
+def integer_network(seed: int) -> QuantNetwork:
+    """Two to four populations: conv and linear, shortcuts, lateral synapses, mixing, micro-steps, signed currents."""
+    rng = np.random.default_rng(seed)
+    microsteps = int(rng.choice([1, 1, 2, 3]))
+    currents = bool(rng.random() < 0.3)
+    shape = (int(rng.integers(1, 4)),) if rng.random() < 0.3 else tuple(int(n) for n in rng.integers(1, 6, 3))
+    network = QuantNetwork(
+        "input",
+        shape,
+        int(rng.choice([1, 255])),
+        (),
+        (),
+        int(rng.integers(1, 4)) * microsteps,
+        microsteps,
+        "currents" if currents else "spikes",
+    )
+    count = int(rng.integers(2, 5))
+    for number in range(count):
+        network = _with_population(rng, network, f"p{number}", last=number == count - 1)
+    verify_integers(network)
+    return network
+
+
+def _with_population(rng: np.random.Generator, network: QuantNetwork, name: str, last: bool) -> QuantNetwork:
+    source = network.populations[-1].name if network.populations else network.input_name
+    host = source == network.input_name and network.input_kind == "currents"
+    first = _one_to_one(rng, network, source, f"{name}_a") if host else _synapses(rng, network, source, f"{name}_a")
+    shape = _target_shape(network, first)
+    incoming = [first]
+    skips = [network.input_name, *(p.name for p in network.populations[:-1])]
+    skips = [n for n in skips if network.shape_of(n) == shape and n != source and not (host or _is_host(network, n))]
+    if skips and rng.random() < 0.7:
+        incoming.append(_one_to_one(rng, network, str(rng.choice(skips)), f"{name}_skip"))
+    members = int(rng.choice([n for n in (1, 2, 3) if shape[0] % n == 0]))
+    population = _population(rng, network, name, shape, members, spiking=not last or rng.random() < 0.3)
+    if population.spiking and rng.random() < 0.6:
+        incoming.append(_lateral(rng, population, f"{name}_lateral"))
+    depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
+    depth = max(depths[s.source] for s in incoming if s.source != name) + 1 + population.waits
+    aligned = tuple(
+        s if s.source == name else replace(s, delay_steps=depth - population.waits - depths[s.source]) for s in incoming
+    )
+    population = replace(population, depth=depth, synapses=tuple(s.name for s in aligned))
+    network = replace(network, synapses=(*network.synapses, *aligned), populations=(*network.populations, population))
+    bounds = prove(network, population)
+    proven = replace(population, input_bits=bounds.input_bits, state_bits=bounds.state_bits)
+    return replace(network, populations=(*network.populations[:-1], proven))
+
+
+def _is_host(network: QuantNetwork, name: str) -> bool:
+    return network.input_kind == "currents" and name == network.input_name
+
+
+def _weights(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-8, 8, shape)
+
+
+def _synapses(rng: np.random.Generator, network: QuantNetwork, source: str, name: str) -> QuantSynapses:
+    whole = network.shape_of(source)
+    members = _summed(rng, whole[0])
+    shape = (whole[0] // members, *whole[1:])
+    exponent = int(rng.integers(0, 3))
+    if len(shape) == 1:
+        groups = int(rng.choice([g for g in (1, 2, shape[0]) if shape[0] % g == 0]))
+        if rng.random() < 0.5:
+            out = groups * int(rng.integers(1, 4))
+            weight = _weights(rng, out, shape[0] // groups, 1, 1)
+            return QuantSynapses(name, source, "conv", weight, 5, exponent, groups=groups, members=members)
+        weight = _weights(rng, int(rng.integers(1, 9)), shape[0])
+        return QuantSynapses(name, source, "linear", weight, 5, exponent, members=members)
+    pool = tuple(int(rng.integers(1, min(n, 2) + 1)) for n in shape[1:])
+    channels, height, width = shape[0], shape[1] // pool[0], shape[2] // pool[1]
+    if rng.random() < 0.3:
+        weight = _weights(rng, int(rng.integers(1, 9)), channels * height * width)
+        return QuantSynapses(name, source, "linear", weight, 5, exponent, pool=pool, members=members)
+    groups = int(rng.choice([g for g in (1, channels) if channels % g == 0]))
+    weight = _weights(rng, groups * int(rng.integers(1, 4)), channels // groups, *rng.integers(1, 4, 2))
+    stride = tuple(int(n) for n in rng.integers(1, 3, 2))
+    geometry = {"pool": pool, "stride": stride, "padding": (1, 1), "groups": groups, "members": members}
+    return QuantSynapses(name, source, "conv", weight, 5, exponent, **geometry)
+
+
+def _summed(rng: np.random.Generator, channels: int) -> int:
+    """How many channels add up before the weight."""
+    return int(rng.choice([n for n in (1, 1, 2, 3) if channels % n == 0]))
+
+
+def _one_to_one(rng: np.random.Generator, network: QuantNetwork, source: str, name: str) -> QuantSynapses:
+    channels = network.shape_of(source)[0]
+    weight = np.ones((channels, 1, 1, 1), np.int64)
+    return QuantSynapses(name, source, "conv", weight, 2, int(rng.integers(0, 3)), groups=channels)
+
+
+def _target_shape(network: QuantNetwork, synapses: QuantSynapses) -> Shape:
+    from snncompile import reference
+
+    image = np.zeros((1, *network.shape_of(synapses.source)), np.int64)
+    return reference.integer_current(synapses, image).shape[1:]
+
+
+def _lateral(rng: np.random.Generator, population: Population, name: str) -> QuantSynapses:
+    """Among the members of each neuron, as the lowering makes it; or among all, of either sign, over neighbours."""
+    channels, exponent = population.shape[0], int(rng.integers(0, 3))
+    if len(population.shape) == 1 and rng.random() < 0.3:
+        return QuantSynapses(name, population.name, "linear", _weights(rng, channels, channels), 5, exponent)
+    groups, kernel = channels // population.members, (1, 1)
+    members = population.members if rng.random() < 0.5 else 1
+    padding = (0, 0)
+    if len(population.shape) == 3 and rng.random() < 0.3:
+        groups, kernel, padding = 1, (3, 3), (1, 1)
+    weight = -np.abs(_weights(rng, channels, channels // members // groups, *kernel))
+    return QuantSynapses(
+        name, population.name, "conv", weight, 5, exponent, padding=padding, groups=groups, members=members
+    )
+
+
+def _population(
+    rng: np.random.Generator, network: QuantNetwork, name: str, shape: Shape, members: int, spiking: bool
+) -> Population:
+    channels, levels = shape[0], int(rng.integers(1, 4)) if spiking else 0
+    thresholds = np.cumsum(rng.integers(1, 40, (levels, channels)), axis=0)
+    mixing = _mixing(rng, network.timesteps, network.microsteps) if rng.random() < 0.4 else None
+    assert waits(mixing) >= 0
+    return Population(
+        name=name,
+        shape=shape,
+        synapses=(),
+        bias=rng.integers(-9, 10, channels) * int(rng.random() < 0.7),
+        v0=rng.integers(0, 20, channels) * int(rng.random() < 0.5),
+        thresholds=thresholds,
+        payload=np.cumsum(rng.integers(1, 200, levels)) if rng.random() < 0.5 else np.ones(levels, np.int64),
+        subtract=np.cumsum(rng.integers(1, 40, (levels, channels)), axis=0),
+        decay=int(rng.choice([0, 1024, 2048, -512])),
+        reset=str(rng.choice(["soft", "hard", "none"])) if spiking else "none",
+        fire=str(rng.choice(["ge", "gt"])),
+        depth=0,
+        input_bits=0,
+        state_bits=0,
+        mixing=mixing,
+        members=members,
+        open_steps=int(rng.integers(1, network.microsteps + 1)) if spiking and rng.random() < 0.5 else None,
+    )
+
+
+def _mixing(rng: np.random.Generator, timesteps: int, microsteps: int) -> np.ndarray:
+    """Any, of either sign; or what a burst does: all of a time step's input in its first micro-step."""
+    if rng.random() < 0.5:
+        return rng.integers(-2048, 4096, (timesteps, timesteps)) * (rng.random((timesteps, timesteps)) < 0.6)
+    taken = np.zeros((microsteps, microsteps), np.int64)
+    taken[: int(rng.integers(1, microsteps + 1))] = 4096
+    return np.kron(np.eye(timesteps // microsteps, dtype=np.int64), taken)
+
+
+def integer_inputs(network: QuantNetwork, samples: int, seed: int) -> np.ndarray:
+    """Payloads (N, *shape), or every second time frames (N, time steps, *shape); signed where they are currents."""
+    rng = np.random.default_rng(seed)
+    steps = () if rng.random() < 0.5 else (network.timesteps // network.microsteps,)
+    shape = (samples, *steps, *network.input_shape)
+    low = -network.input_payload_max if network.input_kind == "currents" else 0
+    return rng.integers(low, network.input_payload_max + 1, shape) * (rng.random(shape) < 0.6)
