@@ -1,11 +1,13 @@
-"""The proof chain: float -> folded -> integer -> simulator -> Lava, every spike of every layer compared.
+"""The proof chain: float -> folded -> lowered -> integer -> simulator -> Lava, every spike of every layer compared.
 
-float: the network as trained, float64. folded: after the passes, float64. integer: the reference of the integer
-network. The last three must be equal, spike for spike; between float and integer, rounding may move a spike, and then
-the first one is named with both membranes, the threshold and the cause.
+float: the network as trained, float64. folded: after the passes that no chip matters to, float64. lowered: after those
+for the chip, float64: its neurons may be members or bursts, which are added up to the trained neurons' levels where
+they are compared with float or folded. integer: the reference of the integer network. The last three must be equal,
+spike for spike; between float and integer, rounding may move a spike, and then the first one is named with both
+membranes, the threshold and the cause.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,19 +18,20 @@ from numpy.typing import NDArray
 
 from snncompile import reference
 from snncompile.backend import Progress, load_backend, silent
-from snncompile.compile import run_passes
-from snncompile.divergence import Divergence, StageRun
+from snncompile.divergence import EXACT, Divergence, Form, StageRun, in_one_form
 from snncompile.errors import CompileError, nearest
+from snncompile.levels import levels_of
 from snncompile.network import Network
+from snncompile.pipeline import lower, run_passes
 from snncompile.program import Program
 from snncompile.quant_network import IntArray
 from snncompile.sealed import NETWORK, check_emitted
+from snncompile.traces import Traces
 
-STAGES = ("float", "folded", "integer", "simulator", "lava")
-EXACT = ("integer", "simulator", "lava")
-"""Stages that must be equal."""
+STAGES = ("float", "folded", "lowered", "integer", "simulator", "lava")
 
-CHUNK = 100
+CHUNK, CHUNK_STATES = 100, 20_000_000
+"""Samples that run at once: at most so many, and no more neuron states than that."""
 
 
 @dataclass(eq=False)
@@ -43,6 +46,41 @@ class PairTally:
     rates: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
     outputs_differing: int = 0
     first: dict[str, Any] | None = None
+    steps: int = 0
+
+    @property
+    def equal(self) -> bool:
+        return not any(self.differing.values()) and self.outputs_differing == 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of the proof chain is wanted.
+
+    require_equal: stages that must equal every chosen one before them. dump: file for the traces of all stages.
+    """
+
+    stages: tuple[str, ...] = STAGES
+    require_equal: tuple[str, ...] = ()
+    dump: Path | None = None
+
+    def check(self) -> None:
+        """Raises CompileError: no such stage, or one that must be equal and is not run, or has none before it."""
+        for option, names in (("--stages", self.stages), ("--require-equal", self.require_equal)):
+            for stage in names:
+                if stage not in STAGES:
+                    raise CompileError(option, f"no stage {stage!r}", nearest(stage, STAGES))
+        for stage in self.require_equal:
+            if stage not in self.stages:
+                chosen = ", ".join(self.stages)
+                raise CompileError("--require-equal", f"{stage} is not run (stages: {chosen})", "add it to --stages")
+            if len(chain_to(stage, self.stages)) == 0:
+                raise CompileError("--require-equal", f"no stage before {stage} is run", "add float to --stages")
+
+
+def chain_to(stage: str, stages: Sequence[str]) -> list[tuple[str, str]]:
+    """Every pair of neighbours among the chosen stages up to and including `stage`."""
+    return list(pairwise(s for s in STAGES[: STAGES.index(stage) + 1] if s in stages))
 
 
 def pairs_of(stages: Sequence[str]) -> list[tuple[str, str]]:
@@ -51,7 +89,8 @@ def pairs_of(stages: Sequence[str]) -> list[tuple[str, str]]:
     pairs = list(pairwise(chosen))
     first_exact = next((stage for stage in chosen if stage in EXACT), None)
     if "float" in chosen and first_exact and ("float", first_exact) not in pairs:
-        pairs.insert(2, ("float", first_exact))
+        after = next(i for i, (_, b) in enumerate(pairs, 1) if b == first_exact)
+        pairs.insert(after, ("float", first_exact))
     return pairs
 
 
@@ -62,67 +101,114 @@ def verify_program(
     y: NDArray[np.int64] | None,
     stages: Sequence[str] = STAGES,
     progress: Progress = silent,
+    require_equal: Sequence[str] = (),
+    dump: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs data x (N, ...) through the stages and compares; returns what `verify --json` prints.
+    """Runs data x (N, ...) through the stages of a sealed program and compares; returns what `verify --json` prints.
 
-    `equal`: whether the stages that must be equal are; None where fewer than two of them were chosen. Raises
-    CompileError for an unknown stage or unfit data.
+    `require_equal`, `dump`: see `Asked`. Raises CompileError for an unknown stage, unfit data, a dump that cannot be
+    written.
     """
-    for stage in stages:
-        if stage not in STAGES:
-            raise CompileError("--stages", f"no stage {stage!r}", nearest(stage, STAGES))
+    asked = Asked(tuple(stages), tuple(require_equal), dump)
+    asked.check()
     payloads = program.encode(x)
-    if "lava" in stages:
+    if "lava" in asked.stages:
         check_emitted(directory, program, load_backend("lava"))
-    networks = _float_networks(directory)
-    tallies = [PairTally(a, b) for a, b in pairs_of(stages)]
-    divergence = Divergence(program, networks["folded"])
-    hits = dict.fromkeys(stages, 0)
-    for start in range(0, len(x), CHUNK):
-        part = slice(start, start + CHUNK)
-        runs = {stage: _run_stage(stage, directory, program, networks, x[part], payloads[part]) for stage in stages}
-        for tally in tallies:
-            _compare(tally, runs[tally.a], runs[tally.b])
-            if tally.first is None and (found := divergence.first(runs[tally.a], runs[tally.b])):
-                tally.first = {**found, "sample": start + found["sample"]}
-        if y is not None:
+    networks = _float_networks(directory, program)
+
+    def run(stage: str, x: NDArray[np.generic], payloads: IntArray) -> StageRun:
+        return _run_stage(stage, directory, program, networks, x, payloads)
+
+    return Chain(program, networks, run).compare(x, payloads, y, asked, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A program beside the float networks it was made of. run(stage, x, payloads) runs some samples."""
+
+    program: Program
+    networks: Mapping[str, Network]
+    run: Callable[[str, NDArray[np.generic], IntArray], StageRun]
+
+    def compare(
+        self,
+        x: NDArray[np.generic],
+        payloads: IntArray,
+        y: NDArray[np.int64] | None,
+        asked: Asked,
+        progress: Progress = silent,
+    ) -> dict[str, Any]:
+        """Every pair of stages on every spike of every layer, for samples x (N, ...) and what the host makes of them.
+
+        `equal`: whether the stages that must be equal are; None where fewer than two of them were chosen.
+        """
+        stages, network = [s for s in STAGES if s in asked.stages], self.program.network
+        tallies = [PairTally(a, b) for a, b in pairs_of(stages)]
+        traces = None if asked.dump is None else Traces(asked.dump, self.program, self.networks)
+        if traces is not None:
+            traces.check_size(stages, len(x))
+        hits = dict.fromkeys(stages, 0)
+        size = max(1, min(CHUNK, CHUNK_STATES // (self.program.neurons * network.timesteps)))
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            runs = {stage: self.run(stage, x[part], payloads[part]) for stage in stages}
+            divergence = Divergence(self.program, self.networks, x[part], payloads[part])
+            for tally in tallies:
+                one, two = in_one_form(runs[tally.a], runs[tally.b], network)
+                _compare(tally, one, two)
+                if tally.first is None and (found := divergence.first(runs[tally.a], runs[tally.b])):
+                    tally.first = {**found, "sample": start + found["sample"]}
             for stage, run in runs.items():
-                hits[stage] += int((run.prediction == y[part]).sum())
-        progress(min(start + CHUNK, len(x)), len(x))
-    pairs = [_pair_report(tally, len(x), program.network.timesteps) for tally in tallies]
-    exact = [pair for pair in pairs if pair["a"] in EXACT]
+                hits[stage] += 0 if y is None else int((run.prediction == y[part]).sum())
+                if traces is not None:
+                    traces.add(stage, run)
+            progress(min(start + size, len(x)), len(x))
+        if traces is not None:
+            traces.write()
+        return _result(tallies, hits, len(x), y is not None, asked)
+
+
+def _result(
+    tallies: list[PairTally], hits: dict[str, int], samples: int, labelled: bool, asked: Asked
+) -> dict[str, Any]:
+    exact = [tally for tally in tallies if tally.a in EXACT]
+    equal = {(tally.a, tally.b): tally.equal for tally in tallies}
     return {
-        "samples": len(x),
-        "stages": list(stages),
-        "accuracy": {stage: None if y is None else count / len(x) for stage, count in hits.items()},
-        "pairs": pairs,
-        "equal": all(pair["spikes_differing"] == 0 and pair["outputs_differing"] == 0 for pair in exact)
-        if exact
-        else None,
+        "samples": samples,
+        "stages": list(hits),
+        "accuracy": {stage: count / samples if labelled else None for stage, count in hits.items()},
+        "pairs": [_pair_report(tally) for tally in tallies],
+        "equal": all(tally.equal for tally in exact) if exact else None,
+        "require_equal": {
+            stage: all(equal[pair] for pair in chain_to(stage, asked.stages)) for stage in asked.require_equal
+        },
     }
 
 
-def _float_networks(directory: Path) -> dict[str, Network]:
+def _float_networks(directory: Path, program: Program) -> dict[str, Network]:
     from snncompile.frontend import load_model  # noqa: PLC0415 - loads nir
     from snncompile.frontend.to_network import to_network  # noqa: PLC0415
 
-    network = to_network(load_model(directory / NETWORK))
-    return {"float": network, "folded": run_passes(network)}
+    network, made = to_network(load_model(directory / NETWORK)), program.provenance
+    folded = run_passes(network)
+    lowered = lower(network, program.chip.numerics, made.lowering_mode, made.input_coding)
+    return {"float": network, "folded": folded, "lowered": lowered}
 
 
 def _run_stage(
     stage: str,
     directory: Path,
     program: Program,
-    networks: dict[str, Network],
+    networks: Mapping[str, Network],
     x: NDArray[np.generic],
     payloads: IntArray,
 ) -> StageRun:
     spiking = [p.name for p in program.network.populations if p.spiking]
     if stage in networks:
         trace = reference.run_float(networks[stage], x)
-        levels = {n.name: _levels(trace.outputs[n.name], n.payload) for n in networks[stage].neurons}
-        return StageRun(stage, levels, trace.membranes, trace.output.argmax(1), trace.output)
+        levels = {n.name: levels_of(trace.outputs[n.name], n.payload) for n in networks[stage].neurons}
+        form: Form = "chip" if stage == "lowered" else "trained"
+        return StageRun(stage, form, levels, trace.membranes, trace.output.argmax(1), trace.output)
     if stage == "integer":
         exact = reference.run_integer(program.network, payloads)
         sent, membranes, output = exact.payloads, exact.membranes, exact.output
@@ -130,18 +216,13 @@ def _run_stage(
         run = load_backend("sim" if stage == "simulator" else stage).run(program, directory, payloads, spiking)
         sent, membranes, output = dict(run.payloads), {}, run.output
     by_name = program.network.populations_by_name
-    levels = {name: _levels(sent[name], by_name[name].payload) for name in spiking}
-    return StageRun(stage, levels, membranes, output.argmax(1), output)
-
-
-def _levels(payloads: NDArray[np.generic], table: NDArray[np.generic]) -> IntArray:
-    """Level k of every payload: the entry of the table it is nearest to, 0 for silence."""
-    values = np.concatenate([np.zeros(1), np.asarray(table, np.float64)])
-    middles = (values[1:] + values[:-1]) / 2
-    return np.searchsorted(middles, np.asarray(payloads, np.float64), side="right")
+    levels = {name: levels_of(sent[name], by_name[name].payload) for name in spiking}
+    return StageRun(stage, "chip", levels, membranes, output.argmax(1), output)
 
 
 def _compare(tally: PairTally, a: StageRun, b: StageRun) -> None:
+    """Adds what two runs in one form have in common; layers in which neurons fired or not."""
+    tally.steps += max((k.shape[0] * k.shape[1] for k in a.levels.values()), default=0)
     for layer in a.levels:
         one, two = a.levels[layer], b.levels[layer]
         different = one != two
@@ -159,14 +240,14 @@ def _compare(tally: PairTally, a: StageRun, b: StageRun) -> None:
         tally.outputs_differing += int((a.prediction != b.prediction).sum())
 
 
-def _pair_report(tally: PairTally, samples: int, timesteps: int) -> dict[str, Any]:
+def _pair_report(tally: PairTally) -> dict[str, Any]:
     layers = {
         layer: {
             "compared": tally.compared[layer],
             "spikes": tally.spikes[layer],
             "differing": tally.differing[layer],
             "agreement": 1 - tally.differing[layer] / tally.compared[layer],
-            "rate_drift": _rate_drift(*tally.rates[layer], samples * timesteps),
+            "rate_drift": _rate_drift(*tally.rates[layer], tally.steps),
         }
         for layer in tally.compared
     }
@@ -184,5 +265,9 @@ def _pair_report(tally: PairTally, samples: int, timesteps: int) -> dict[str, An
 
 
 def _rate_drift(a: NDArray[np.float64], b: NDArray[np.float64], steps: int) -> float:
-    """Earth mover's distance between the distributions of the neurons' firing rates."""
+    """Earth mover's distance between the distributions of the neurons' firing rates, in spikes per neuron and step.
+
+    a, b (neurons,): spikes of each neuron in all steps. In one dimension it is the mean of |a_(i) - b_(i)| over the
+    sorted rates. 0 where the layer fires as often as before, whichever of its neurons do.
+    """
     return float(np.abs(np.sort(a) - np.sort(b)).mean()) / steps
