@@ -149,7 +149,7 @@ class _Search:
 
 def placed(chip: Chip, quantized: QuantNetwork, host: HostScales) -> Program:
     graph = partition(quantized, chip)
-    made = Provenance("", {}, (), max(chip.numerics.weight_bits), "auto", "direct", {})
+    made = Provenance("", {}, (), max(chip.numerics.weight_bits), "max", {}, "auto", "direct", {})
     return Program(f"{chip.name}-sim", chip, quantized, host, graph, place_hilbert(len(graph.cores), chip.mesh), made)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -70,11 +70,23 @@ def parse_shape(ctx: click.Context, parameter: click.Parameter, value: str | Non
     return shape
 
 
+def parse_bits(ctx: click.Context, parameter: click.Parameter, value: str) -> "int | str":
+    if value == "auto" or value.isdigit():
+        return value if value == "auto" else int(value)
+    raise click.BadParameter(f"{value!r} is neither a number nor auto")
+
+
 @cli.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="What to compile for; `snncompile targets` lists them.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the program. [default: build/MODEL]")
-@click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
+@click.option(
+    "--weight-bits", callback=parse_bits, default="8", show_default=True, help="Bits of a weight, or auto (see below)."
+)
+@click.option("--rounding", default="max", show_default=True, help="max, percentile, mse, activation or gptq.")
+@click.option(
+    "--max-accuracy-drop", type=float, default=0.5, show_default=True, help="Points that --weight-bits auto may lose."
+)
 @click.option(
     "--lowering",
     default="auto",
@@ -89,20 +101,26 @@ def parse_shape(ctx: click.Context, parameter: click.Parameter, value: str | Non
     help="rate: an analog image as binary spikes.",
 )
 @click.option("--input-shape", callback=parse_shape, help="C,H,W where the model does not say it.")
-@click.option("--calibrate", type=click.Path(path_type=Path), help="Data to measure firing rates on, for the estimate.")
+@click.option("--calibrate", type=click.Path(path_type=Path), help="Data (never the test set) for rates and rounding.")
 @json_option
 def compile_command(
     model: Path,
     target: str,
     output: Path | None,
-    weight_bits: int,
+    weight_bits: "int | Literal['auto']",
+    rounding: str,
+    max_accuracy_drop: float,
     lowering: str,
     input_coding: "InputCoding",
     input_shape: tuple[int, ...] | None,
     calibrate: Path | None,
     as_json: bool,
 ) -> None:
-    """Compiles MODEL (.pt saved whole, or .nir) and says what it costs."""
+    """Compiles MODEL (.pt saved whole, or .nir) and says what it costs.
+
+    --weight-bits auto chooses each layer's bits so that the chip has least to do, within the accuracy drop measured on
+    half of the --calibrate data. The roundings activation and gptq need --calibrate as well.
+    """
     from snncompile.compile import Options, compile_file
     from snncompile.data import load_samples
     from snncompile.pipeline import StepLog
@@ -119,8 +137,8 @@ def compile_command(
         model,
         target,
         output or Path("build") / model.stem,
-        Options(weight_bits, lowering, input_coding, input_shape),
-        None if calibrate is None else load_samples(calibrate).x,
+        Options(weight_bits, rounding, max_accuracy_drop, lowering, input_coding, input_shape),
+        None if calibrate is None else load_samples(calibrate),
         StepLog(tell),
     )
     if as_json:

@@ -5,18 +5,17 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from snncompile.backend import backend_names, load_backend
-from snncompile.chip import load_target
+from snncompile.chip import Chip, load_target
 from snncompile.compare_lowerings import compare_lowerings
+from snncompile.data import Samples
 from snncompile.errors import CompileError
 from snncompile.levels import DEFAULT_BASIS, LevelRates, activity_of, default_levels, measured_levels
 from snncompile.lowering import resolve
 from snncompile.mapping.activity import packet_flow
+from snncompile.network import Network
 from snncompile.pipeline import (
     StepLog,
     lowering_of,
@@ -27,10 +26,15 @@ from snncompile.pipeline import (
 )
 from snncompile.program import InputCoding, Program, Provenance
 from snncompile.report.build import build_report
+from snncompile.rounding import STATISTICAL, Rounding, method_of
 from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, write_program
 
 SAMPLES_CALIBRATION = 200
 """Samples of the calibration data that activity is measured on."""
+
+
+SAMPLES_STATISTICS = 2000
+"""Samples of the calibration data that rounding takes its statistics from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +48,16 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Options:
-    """How to compile. `lowering`: one of `lowering.MODES`; `input_coding` "rate": an analog image as binary spikes."""
+    """How to compile.
 
-    weight_bits: int = 8
+    weight_bits: of every layer, or "auto": of each layer what costs the chip least (`bit_budget.choose_bits`) while the
+    held-out half of the calibration data loses at most `max_accuracy_drop` points. rounding: one of
+    `rounding.METHODS`. lowering: one of `lowering.MODES`; input_coding "rate": an analog image as binary spikes.
+    """
+
+    weight_bits: int | Literal["auto"] = 8
+    rounding: str = "max"
+    max_accuracy_drop: float = 0.5
     lowering: str = "auto"
     input_coding: InputCoding = "direct"
     input_shape: tuple[int, ...] | None = None
@@ -57,7 +68,7 @@ def compile_file(
     target: str,
     directory: Path,
     options: Options | None = None,
-    calibrate: NDArray[np.generic] | None = None,
+    calibrate: Samples | None = None,
     log: StepLog | None = None,
 ) -> Compiled:
     """Compiles a model file for a target and seals the result in `directory`.
@@ -81,21 +92,26 @@ def compile_file(
     with log.step("passes"):
         folded = run_passes(network)
         lowered = run_passes(folded, lowering_passes(chip.numerics, mode, options.input_coding))
+    with log.step("calibrate"):
+        how, tried = rounding_of(options, chip, lowered, calibrate)
     made = Provenance(
         _sha256(model),
         _versions(),
         pass_names(chip.numerics, mode, options.input_coding),
-        options.weight_bits,
+        max(chip.numerics.weight_bits) if options.weight_bits == "auto" else options.weight_bits,
+        how.method,
+        dict(how.bits),
         mode,
         options.input_coding,
         lowering_of(folded, chip.numerics, mode),
     )
-    program = place_program(target, chip, lowered, made, log)
+    program = place_program(target, chip, lowered, made, log, how)
     with log.step("estimate"):
         levels, basis = activity_levels(program, calibrate)
         activity = activity_of(program.network, levels)
         cost = load_backend("sim").estimate(program, activity)
         report = build_report(program, packet_flow(program.network, program.core_graph, activity), cost or {}, basis)
+        report["bit_budget"] = tried
         report["lowerings"] = compare_lowerings(folded, program, levels, cost or {})
     with log.step("emit"):
         files = {NETWORK: network_nir}
@@ -109,12 +125,36 @@ def compile_file(
     return Compiled(program, {**report, "steps": log.steps}, directory)
 
 
-def activity_levels(program: Program, calibrate: NDArray[np.generic] | None) -> tuple[LevelRates, str]:
+def rounding_of(
+    options: Options, chip: Chip, lowered: Network, calibrate: Samples | None
+) -> tuple[Rounding, dict[str, Any] | None]:
+    """How the weights are rounded, and with `weight_bits` "auto" the table of what was tried.
+
+    Raises CompileError: an unknown method, calibration data missing or unfit, a budget that cannot be met.
+    """
+    method = method_of(options.rounding)
+    if options.weight_bits != "auto" and method not in STATISTICAL:
+        return Rounding(method), None
+    # the float engine loads torch
+    from snncompile.bit_budget import choose_bits  # noqa: PLC0415
+    from snncompile.calibration import calibrate as gather  # noqa: PLC0415
+
+    if options.weight_bits == "auto":
+        if calibrate is None:
+            raise CompileError("--weight-bits auto", "needs calibration data with labels", "give --calibrate DATA")
+        chosen = choose_bits(lowered, chip, calibrate.x, calibrate.y, options.max_accuracy_drop, method)
+        return chosen.how, chosen.table
+    if calibrate is None:
+        raise CompileError("--rounding", f"{method} needs calibration data", "give --calibrate, or use --rounding mse")
+    return Rounding(method, gather(lowered, calibrate.x[:SAMPLES_STATISTICS])), None
+
+
+def activity_levels(program: Program, calibrate: Samples | None) -> tuple[LevelRates, str]:
     """How often each level is reached, for the estimate, and a sentence on where that comes from."""
     network = program.network
     if calibrate is None:
         return default_levels(network), DEFAULT_BASIS
-    payloads = program.encode(calibrate[:SAMPLES_CALIBRATION], "--calibrate")
+    payloads = program.encode(calibrate.x[:SAMPLES_CALIBRATION], "--calibrate")
     spiking = [p.name for p in network.populations if p.spiking]
     run = load_backend("sim").run(program, Path(), payloads, spiking)
     measured = measured_levels(network, payloads, dict(run.payloads))

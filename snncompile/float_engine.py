@@ -221,8 +221,6 @@ def _channels(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.reshape(-1, *(1,) * (like.ndim - 2))
 
 
-def accuracy(
-    network: Network, x: NDArray[np.generic], y: NDArray[np.int64], precision: Precision = "float32"
-) -> float:
+def accuracy(network: Network, x: NDArray[np.generic], y: NDArray[np.int64], precision: Precision = "float32") -> float:
     """Share of the samples (N, ...) whose largest output is at the label (N,)."""
     return float((FloatEngine(network, precision).run(x).argmax(1) == y).mean())

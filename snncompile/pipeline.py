@@ -24,6 +24,7 @@ from snncompile.passes.simplify_steps import SimplifySteps
 from snncompile.passes.split_shared import SplitShared
 from snncompile.program import InputCoding, Program, Provenance
 from snncompile.quantize import quantize
+from snncompile.rounding import Rounding
 from snncompile.verify_integers import verify_integers
 
 Pass = Callable[[Network], Network]
@@ -66,11 +67,18 @@ class StepLog:
         self.steps.append({"name": name, "seconds": round(time.perf_counter() - start, 4)})
 
 
-def place_program(target: str, chip: Chip, lowered: Network, made: Provenance, log: StepLog | None = None) -> Program:
+def place_program(
+    target: str,
+    chip: Chip,
+    lowered: Network,
+    made: Provenance,
+    log: StepLog | None = None,
+    how: Rounding | None = None,
+) -> Program:
     """A lowered network quantised, cut and placed."""
     log = log or StepLog()
     with log.step("quantize"):
-        quantized, host = quantize(lowered, chip.numerics, made.weight_bits)
+        quantized, host = quantize(lowered, chip.numerics, made.weight_bits, how)
         verify_integers(quantized)
     with log.step("partition"):
         core_graph = partition.partition(quantized, chip)

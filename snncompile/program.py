@@ -28,6 +28,9 @@ class Provenance:
     versions: Mapping[str, str]
     passes: tuple[str, ...]
     weight_bits: int
+    """Of the layers that `bits` does not name."""
+    rounding: str
+    bits: Mapping[str, int]
     lowering_mode: str
     input_coding: InputCoding
     lowering: Mapping[str, Mapping[str, str]]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # calibration loads torch
 
 Method = Literal["max", "percentile", "mse", "activation", "gptq"]
 METHODS: tuple[Method, ...] = get_args(Method)
+STATISTICAL: tuple[Method, ...] = ("activation", "gptq")
+"""Methods that need calibration data."""
 
 CLIPS = np.linspace(0.1, 1.0, 19)
 """Clips that are tried, as parts of max |w|."""
@@ -51,6 +53,14 @@ SWEEPS = 4
 Key = tuple[tuple[str, int], ...]
 
 
+def method_of(name: str) -> Method:
+    """The method of that name; raises CompileError with the nearest one."""
+    for method in METHODS:
+        if method == name:
+            return method
+    raise CompileError("--rounding", f"no method {name!r}", nearest(name, METHODS))
+
+
 @dataclass(frozen=True, eq=False)
 class Rounding:
     """How weights are rounded. `bits`: of single layers of synapses, by name; the others have the common width.
@@ -67,9 +77,8 @@ class Rounding:
     memo: "dict[Key, Rounded] | None" = None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise CompileError("--rounding", f"no method {self.method!r}", nearest(self.method, METHODS))
-        if self.calibration is None and self.method in ("activation", "gptq"):
+        method_of(self.method)
+        if self.calibration is None and self.method in STATISTICAL:
             raise CompileError(
                 "--rounding", f"{self.method} needs calibration data", "give --calibrate, or use --rounding mse"
             )
@@ -78,8 +87,8 @@ class Rounding:
         """Of the layer `name`, for weight (out, ...) per unit of payload."""
         rows = weight.reshape(len(weight), -1)
         layer = self.calibration.layers.get(name) if self.calibration is not None else None
-        if layer is None or self.method not in ("activation", "gptq"):
-            if self.method in ("activation", "gptq"):
+        if layer is None or self.method not in STATISTICAL:
+            if self.method in STATISTICAL:
                 raise CompileError(name, "has no statistics", "calibrate the network that is quantised")
             return Moments(np.ones((1, rows.shape[1])), None, np.zeros((1, rows.shape[1])))
         if layer.mean.shape[1] != rows.shape[1] or len(rows) % len(layer.mean):

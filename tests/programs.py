@@ -15,7 +15,7 @@ def program_of(network: Network, chip: str = "loihi2", neurons_per_core: int = 4
     model = model.model_copy(update={"core": model.core.model_copy(update={"neurons": neurons_per_core})})
     mode = resolve(lowering, model.numerics)
     declared = lowering_of(run_passes(network), model.numerics, mode)
-    made = Provenance("0" * 64, {"snncompile": "0"}, ("fold",), 8, mode, "direct", declared)
+    made = Provenance("0" * 64, {"snncompile": "0"}, ("fold",), 8, "max", {}, mode, "direct", declared)
     return place_program(f"{chip}-sim", model, lower(network, model.numerics, lowering), made)
 
 

@@ -61,7 +61,7 @@ def program_of_integers(network: QuantNetwork, seed: int) -> Program:
     encoder = Encoder(kind, 1.0, network.input_shape, network.timesteps, network.input_payload_max)
     host = HostScales(encoder, {p.name: np.ones(p.shape[0]) for p in network.populations}, 1.0)
     lowering = {p.name: {"lowering": "by hand", "exactness": "exact"} for p in network.populations}
-    made = Provenance("0" * 64, {}, (), 5, "auto", "direct", lowering)
+    made = Provenance("0" * 64, {}, (), 5, "max", {}, "auto", "direct", lowering)
     placement = place_random(len(graph.cores), chip.mesh, seed)
     return Program("loihi1-sim", chip, network, host, graph, placement, made)
 
