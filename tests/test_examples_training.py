@@ -132,6 +132,23 @@ def test_first_layers_run_once_give_the_same_logits_and_gradients() -> None:
     torch.testing.assert_close(logits_and_gradients(FirstLayersOnce(network)), logits_and_gradients(network))
 
 
+def test_what_the_compiler_notes_on_tensors_is_not_saved(tmp_path: Path) -> None:
+    from training import plain
+
+    network = nn.Sequential(DirectCoding(2, (1, 6, 6)), PerStep(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)))
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor._dynamo_static_input_type = "guarded"
+    with pytest.raises(CompileError, match="_rebuild_from_type_v2"):
+        load_module(_saved(network, tmp_path / "noted.pt"))
+    saved = load_module(_saved(plain(network), tmp_path / "plain.pt"))
+    assert torch.equal(saved[1][0].weight, network[1][0].weight.half())
+
+
+def _saved(network: nn.Module, path: Path) -> Path:
+    torch.save(network, path)
+    return path
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_one_epoch_of_a_script_saves_a_network_that_runs(
     script: str, idx_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
