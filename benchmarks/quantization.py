@@ -18,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.backend import load_backend
-from snncompile.bit_budget import placed
-from snncompile.calibration import Calibration, calibrate
 from snncompile.chip import Chip, load_target
 from snncompile.data import Samples, load_samples
 from snncompile.float_engine import accuracy
@@ -27,8 +25,10 @@ from snncompile.frontend import load_model
 from snncompile.frontend.to_network import to_network
 from snncompile.network import Network
 from snncompile.pipeline import lower
-from snncompile.quantize import quantize
-from snncompile.rounding import METHODS, Method, Rounding
+from snncompile.quantization.bit_budget import placed
+from snncompile.quantization.calibration import Calibration, calibrate
+from snncompile.quantization.quantize import quantize
+from snncompile.quantization.rounding import METHODS, Method, Rounding
 
 
 def measure(

@@ -280,7 +280,7 @@ def verify(
     as_json: bool,
 ) -> None:
     """Compares float, folded, lowered, integer, simulator and Lava spike by spike; exit 1 if the last three differ."""
-    from snncompile.verify import STAGES, verify_program
+    from snncompile.proof.verify import STAGES, verify_program
 
     program, samples = _program(directory), _samples(data, limit)
     chosen, note = _stages(stages, STAGES)

@@ -25,8 +25,8 @@ from snncompile.pipeline import (
     run_passes,
 )
 from snncompile.program import InputCoding, Program, Provenance
+from snncompile.quantization.rounding import STATISTICAL, Rounding, method_of
 from snncompile.report.build import build_report
-from snncompile.rounding import STATISTICAL, Rounding, method_of
 from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, write_program
 
 SAMPLES_CALIBRATION = 200
@@ -136,8 +136,8 @@ def rounding_of(
     if options.weight_bits != "auto" and method not in STATISTICAL:
         return Rounding(method), None
     # the float engine loads torch
-    from snncompile.bit_budget import choose_bits  # noqa: PLC0415
-    from snncompile.calibration import calibrate as gather  # noqa: PLC0415
+    from snncompile.quantization.bit_budget import choose_bits  # noqa: PLC0415
+    from snncompile.quantization.calibration import calibrate as gather  # noqa: PLC0415
 
     if options.weight_bits == "auto":
         if calibrate is None:

@@ -23,9 +23,9 @@ from snncompile.passes.rate_input import RateInput
 from snncompile.passes.simplify_steps import SimplifySteps
 from snncompile.passes.split_shared import SplitShared
 from snncompile.program import InputCoding, Program, Provenance
-from snncompile.quantize import quantize
-from snncompile.rounding import Rounding
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.quantize import quantize
+from snncompile.quantization.rounding import Rounding
+from snncompile.quantization.verify_integers import verify_integers
 
 Pass = Callable[[Network], Network]
 

@@ -13,7 +13,7 @@ from snncompile.encoding import Encoder
 from snncompile.mapping.partition import Box, Core, CoreGraph, Grid, Slice
 from snncompile.mapping.place import Placement
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
-from snncompile.quantize import HostScales
+from snncompile.quantization.quantize import HostScales
 
 InputCoding = Literal["direct", "rate"]
 

@@ -27,7 +27,7 @@ from snncompile.network import (
     Shape,
 )
 from snncompile.quant_network import MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
-from snncompile.state_bounds import decay
+from snncompile.quantization.state_bounds import decay
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from snncompile.backend import Backend
 from snncompile.errors import CompileError, InternalError
 from snncompile.program import Program, from_plain, to_plain
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.verify_integers import verify_integers
 
 FORMAT_VERSION = 1
 PROGRAM, ARRAYS, NETWORK, REPORT = "program.json", "arrays.npz", "network.nir", "report.json"

@@ -6,8 +6,8 @@ import numpy as np
 
 from snncompile.network import Shape, waits
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
-from snncompile.state_bounds import prove
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.state_bounds import prove
+from snncompile.quantization.verify_integers import verify_integers
 
 
 def integer_network(seed: int) -> QuantNetwork:

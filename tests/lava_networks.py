@@ -14,8 +14,8 @@ from snncompile.backends.lava import LavaBackend, emit
 
 from snncompile.encoding import Encoder
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
-from snncompile.state_bounds import input_interval, prove
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.state_bounds import input_interval, prove
+from snncompile.quantization.verify_integers import verify_integers
 
 INPUT_MAX = 255
 SHAPES = {"n1": (4, 9, 8), "n2": (4, 9, 8), "n3": (6, 2, 4), "n4": (12,), "out": (5,)}

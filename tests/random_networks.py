@@ -17,7 +17,7 @@ from snncompile.network import (
 )
 from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import HostScales, quantize
+from snncompile.quantization.quantize import HostScales, quantize
 
 
 def neuron(rng: np.random.Generator, name: str, source: str) -> MultiThresholdLIF:

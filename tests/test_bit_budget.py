@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from random_networks import shortcut_network
 
-from snncompile.bit_budget import BitChoice, choose_bits
 from snncompile.chip import load_chip
 from snncompile.errors import CompileError
 from snncompile.float_engine import FloatEngine
 from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout
 from snncompile.pipeline import lower
-from snncompile.quantize import quantize
+from snncompile.quantization.bit_budget import BitChoice, choose_bits
+from snncompile.quantization.quantize import quantize
 
 LOIHI2 = load_chip("loihi2")
 

@@ -9,11 +9,11 @@ from test_float_engine import far_from_thresholds
 from test_lowering_integers import ROUTES, lowerable
 
 from snncompile import reference
-from snncompile.calibration import Calibration, calibrate, check_samples
 from snncompile.chip import load_chip
 from snncompile.errors import CompileError
 from snncompile.network import Conv2d, Network, Synapses
 from snncompile.pipeline import lower
+from snncompile.quantization.calibration import Calibration, calibrate, check_samples
 from snncompile.reference import sum_members, sum_pool
 
 LOIHI2 = load_chip("loihi2").numerics
@@ -68,7 +68,7 @@ def test_batches_and_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> No
     network = lower(conv_network(7), LOIHI2)
     whole = _calibrated(network, 9)
     monkeypatch.setattr("snncompile.float_engine.BATCH_MAX", 4)
-    monkeypatch.setattr("snncompile.calibration.PATCH_BYTES", 1)
+    monkeypatch.setattr("snncompile.quantization.calibration.PATCH_BYTES", 1)
     pieces = _calibrated(network, 9)
     for name, layer in whole.layers.items():
         np.testing.assert_array_equal(layer.second_moment, pieces.layers[name].second_moment)
@@ -79,7 +79,7 @@ def test_batches_and_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_fan_in_too_large_keeps_the_diagonal_only(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     network = lower(conv_network(7), LOIHI2)
     whole = _calibrated(network, 5)
-    monkeypatch.setattr(f"snncompile.calibration.{limit}", value)
+    monkeypatch.setattr(f"snncompile.quantization.calibration.{limit}", value)
     bounded = _calibrated(network, 5)
     assert whole.diagonal_only == ()
     assert bounded.diagonal_only

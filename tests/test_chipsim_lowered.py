@@ -26,7 +26,7 @@ from snncompile.mapping.partition import partition, verify
 from snncompile.mapping.place import Placement, chip_positions, place_random
 from snncompile.program import Program, Provenance
 from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import HostScales
+from snncompile.quantization.quantize import HostScales
 from snncompile.report.build import build_report
 from snncompile.report.terminal import print_report
 

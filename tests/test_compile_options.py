@@ -12,8 +12,8 @@ from snncompile.compile import Options, compile_file
 from snncompile.data import Samples
 from snncompile.errors import CompileError
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep
+from snncompile.proof.verify import verify_program
 from snncompile.sealed import read_program
-from snncompile.verify import verify_program
 
 
 @pytest.fixture(scope="module")

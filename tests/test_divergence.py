@@ -14,16 +14,16 @@ from random_networks import images
 from test_lowering_integers import ROUTES, lowerable
 
 from snncompile import reference
-from snncompile.divergence import StageRun
 from snncompile.errors import CompileError
 from snncompile.levels import levels_of
 from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout
 from snncompile.pipeline import lower, run_passes
 from snncompile.program import Program
+from snncompile.proof.divergence import StageRun
+from snncompile.proof.rerun import integer_recipe, run
+from snncompile.proof.verify import Asked, Chain
 from snncompile.quant_network import DECAY_ONE, IntArray, Population, QuantNetwork
-from snncompile.quantize import quantize
-from snncompile.rerun import integer_recipe, run
-from snncompile.verify import Asked, Chain
+from snncompile.quantization.quantize import quantize
 
 Step = Callable[..., tuple[IntArray, IntArray, IntArray]]
 

@@ -12,8 +12,8 @@ from snncompile.backend import load_backend
 from snncompile.compile import compile_file
 from snncompile.data import load_samples
 from snncompile.frontend.checkpoint import load_module
+from snncompile.proof.verify import verify_program
 from snncompile.sealed import read_program
-from snncompile.verify import verify_program
 
 ROOT = Path(__file__).parent.parent
 

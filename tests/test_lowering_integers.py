@@ -15,8 +15,8 @@ from snncompile.errors import CompileError
 from snncompile.network import Input, MultiThresholdLIF, Network
 from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import quantize
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.quantize import quantize
+from snncompile.quantization.verify_integers import verify_integers
 
 ROUTES = (("loihi1", "auto"), ("loihi2", "r1"), ("loihi2", "burst"), ("loihi2", "uniform"))
 

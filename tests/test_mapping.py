@@ -19,7 +19,7 @@ from snncompile.mapping.partition import RESOURCES, CoreGraph, partition, row_wo
 from snncompile.mapping.place import hops, link_loads, place_hilbert, place_random, place_row_major, route_quality
 from snncompile.mapping.traffic import LayerCounter, tile_sums
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.verify_integers import verify_integers
 
 
 def dense(network: QuantNetwork, synapses: QuantSynapses) -> np.ndarray:

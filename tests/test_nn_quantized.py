@@ -38,7 +38,7 @@ from snncompile.nn import (
 )
 from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import HostScales, quantize
+from snncompile.quantization.quantize import HostScales, quantize
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Neuron = Callable[[], nn.Module]

@@ -16,9 +16,9 @@ from snncompile.errors import CompileError, InternalError
 from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout
 from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import quantize
-from snncompile.state_bounds import prove, signed_bits
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.quantize import quantize
+from snncompile.quantization.state_bounds import prove, signed_bits
+from snncompile.quantization.verify_integers import verify_integers
 
 
 def lowered(network: Network) -> Network:

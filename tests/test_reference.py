@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from snncompile import nn
 from snncompile.network import MultiThresholdLIF
+from snncompile.quantization.state_bounds import decay
 from snncompile.reference import convolve, float_neurons, run_integer, run_on_chip_clock, sum_pool
-from snncompile.state_bounds import decay
 
 
 @given(st.integers(0, 10_000))

@@ -10,13 +10,13 @@ from random_networks import conv_network, images, random_network, residual_netwo
 from test_lowering_integers import lowerable
 
 from snncompile import reference
-from snncompile.calibration import Calibration, LayerStatistics, calibrate
 from snncompile.chip import load_chip
 from snncompile.errors import CompileError
 from snncompile.network import Network
 from snncompile.pipeline import lower
-from snncompile.quantize import quantize
-from snncompile.rounding import (
+from snncompile.quantization.calibration import Calibration, LayerStatistics, calibrate
+from snncompile.quantization.quantize import quantize
+from snncompile.quantization.rounding import (
     METHODS,
     Method,
     Moments,
@@ -27,7 +27,7 @@ from snncompile.rounding import (
     nearest_integers,
     round_rows,
 )
-from snncompile.verify_integers import verify_integers
+from snncompile.quantization.verify_integers import verify_integers
 
 LOIHI2 = load_chip("loihi2").numerics
 

@@ -11,8 +11,8 @@ from snncompile.compile import compile_file
 from snncompile.data import load_samples
 from snncompile.errors import CompileError
 from snncompile.frontend.checkpoint import load_module
+from snncompile.proof.verify import verify_program
 from snncompile.sealed import read_program
-from snncompile.verify import verify_program
 
 MODELS = sorted((Path(__file__).parent.parent / "examples" / "models").glob("*.pt"))
 TARGETS = ("loihi2-sim", "loihi1-sim")

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snncompile import reference, traces
-from snncompile import verify as chain
+from snncompile import reference
 from snncompile.__main__ import main
 from snncompile.data import load_samples
 from snncompile.errors import CompileError
+from snncompile.proof import traces
+from snncompile.proof import verify as chain
 from snncompile.sealed import read_program
 
 STAGES = ("float", "folded", "integer", "simulator")

@@ -105,7 +105,7 @@ def _compiled(network: nn.Module, numerics: Numerics, bits: int) -> QuantNetwork
     from snncompile.frontend.to_network import to_network  # noqa: PLC0415
     from snncompile.frontend.torch_trace import trace  # noqa: PLC0415
     from snncompile.pipeline import lower  # noqa: PLC0415
-    from snncompile.quantize import quantize  # noqa: PLC0415
+    from snncompile.quantization.quantize import quantize  # noqa: PLC0415
 
     return quantize(lower(to_network(trace(network)), numerics), numerics, bits)[0]
 

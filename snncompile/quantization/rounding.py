@@ -27,7 +27,7 @@ from snncompile.network import Array
 from snncompile.quant_network import IntArray
 
 if TYPE_CHECKING:  # calibration loads torch
-    from snncompile.calibration import Calibration, LayerStatistics
+    from snncompile.quantization.calibration import Calibration, LayerStatistics
 
 Method = Literal["max", "percentile", "mse", "activation", "gptq"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -10,8 +10,8 @@ import numpy as np
 from snncompile import reference
 from snncompile.network import Array
 from snncompile.program import Program
+from snncompile.proof.rerun import Recipe, Steps, arriving, as_node, integer_recipe, per_channel, run
 from snncompile.quant_network import DECAY_ONE, IntArray, Population
-from snncompile.rerun import Recipe, Steps, arriving, as_node, integer_recipe, per_channel, run
 
 UNKNOWN = "does not compute the integer network, and no single known fault gives its spikes"
 

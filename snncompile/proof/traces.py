@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snncompile.divergence import EXACT, StageRun
 from snncompile.errors import CompileError
 from snncompile.network import Network
 from snncompile.program import Program, narrowed
+from snncompile.proof.divergence import EXACT, StageRun
 
 BYTES_MAX = 2_000_000_000
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from snncompile.errors import InternalError
 from snncompile.quant_network import DECAY_ONE, Population, QuantNetwork, QuantSynapses
-from snncompile.state_bounds import prove
+from snncompile.quantization.state_bounds import prove
 
 
 def verify_integers(network: QuantNetwork) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.backend import load_backend
-from snncompile.calibration import calibrate, check_samples
 from snncompile.chip import Chip
 from snncompile.errors import CompileError
 from snncompile.float_engine import FloatEngine
@@ -29,8 +28,9 @@ from snncompile.mapping.place import place_hilbert
 from snncompile.network import SYNAPSES, Array, Network
 from snncompile.program import Program, Provenance
 from snncompile.quant_network import QuantNetwork
-from snncompile.quantize import HostScales, quantize
-from snncompile.rounding import Method, Rounding
+from snncompile.quantization.calibration import calibrate, check_samples
+from snncompile.quantization.quantize import HostScales, quantize
+from snncompile.quantization.rounding import Method, Rounding
 
 Bits = dict[str, int]
 

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from snncompile import reference
 from snncompile.backend import Progress, load_backend, silent
-from snncompile.divergence import EXACT, Divergence, Form, StageRun, in_one_form
 from snncompile.errors import CompileError, nearest
 from snncompile.levels import levels_of
 from snncompile.network import Network
 from snncompile.pipeline import lower, run_passes
 from snncompile.program import Program
+from snncompile.proof.divergence import EXACT, Divergence, Form, StageRun, in_one_form
+from snncompile.proof.traces import Traces
 from snncompile.quant_network import IntArray
 from snncompile.sealed import NETWORK, check_emitted
-from snncompile.traces import Traces
 
 STAGES = ("float", "folded", "lowered", "integer", "simulator", "lava")
 

@@ -19,8 +19,8 @@ from snncompile.network import (
     one_to_one,
 )
 from snncompile.quant_network import IntArray, QuantSynapses
-from snncompile.rounding import Rounding, round_rows
-from snncompile.state_bounds import signed_bits
+from snncompile.quantization.rounding import Rounding, round_rows
+from snncompile.quantization.state_bounds import signed_bits
 
 HOST_BITS = 24
 """Fractional bits of the host's weights below one unit of the current that it writes: what rounding them adds up to

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile import reference
-from snncompile.counterfactual import Exactly
 from snncompile.errors import InternalError
-from snncompile.faults import Observed, Suspect
 from snncompile.levels import as_trained, levels_of
 from snncompile.network import MultiThresholdLIF, Network
 from snncompile.pipeline import lower
 from snncompile.program import Program
+from snncompile.proof.counterfactual import Exactly
+from snncompile.proof.faults import Observed, Suspect
 from snncompile.quant_network import IntArray, Population, QuantNetwork
 
 TIE = 1e-9

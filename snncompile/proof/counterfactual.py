@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from snncompile import reference
 from snncompile.network import INPUT_PAYLOAD_MAX, SYNAPSES, Array, MultiThresholdLIF, Network, Synapses
 from snncompile.program import Program
+from snncompile.proof.rerun import Recipe, arriving, as_node, integer_recipe, lateral_of, per_channel, run
 from snncompile.quant_network import IntArray, Population, QuantSynapses
-from snncompile.rerun import Recipe, arriving, as_node, integer_recipe, lateral_of, per_channel, run
 
 FIRE = "fire rule (`>` and `>=` exchanged)"
 CLIPPING = "clipping of weights"

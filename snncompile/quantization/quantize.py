@@ -20,7 +20,7 @@ from snncompile.network import (
     Synapses,
 )
 from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
-from snncompile.quantize_layer import (
+from snncompile.quantization.layer import (
     Layer,
     RoundedLayer,
     exponent_of,
@@ -28,8 +28,8 @@ from snncompile.quantize_layer import (
     integer_synapses,
     round_layer,
 )
-from snncompile.rounding import Rounding
-from snncompile.state_bounds import prove
+from snncompile.quantization.rounding import Rounding
+from snncompile.quantization.state_bounds import prove
 
 
 @dataclass(frozen=True, eq=False)
