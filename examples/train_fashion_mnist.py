@@ -1,6 +1,7 @@
 """Trains a multi-threshold LIF convolutional SNN with tdBN on Fashion-MNIST (or MNIST) and saves it whole.
 
-    uv run python examples/train_fashion_mnist.py --data DIR_WITH_IDX_FILES --out fashion_mtlif.pt
+    uv run python examples/train_fashion_mnist.py --data DIR_WITH_IDX_FILES --out fashion_mtlif.pt \\
+        --epochs 15 --flip --weight-decay 0.05 --validation 5000 --compile --bfloat16
 
 32C3-AP2-64C3-AP2-128-10, direct coding, T = 2, soft reset, neuron-less readout.
 """

@@ -13,9 +13,9 @@ from snncompile.nn import PerTrain, SpikeTrainCoding, StcbLIF, TrainReadout, to_
 THRESHOLD = 0.5
 
 
-def build_network() -> nn.Sequential:
+def build_network(timesteps: int = 2) -> nn.Sequential:
     return nn.Sequential(
-        SpikeTrainCoding(2, leak=0.5, input_shape=(1, 28, 28), scale=1 / 255),
+        SpikeTrainCoding(timesteps, leak=0.5, input_shape=(1, 28, 28), scale=1 / 255),
         PerTrain(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)),
         StcbLIF(THRESHOLD),
         PerTrain(nn.AvgPool2d(2), nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)),
@@ -28,4 +28,4 @@ def build_network() -> nn.Sequential:
 
 
 if __name__ == "__main__":
-    run(build_network, __doc__, finish=to_sequential)
+    run(build_network, __doc__, finish=to_sequential, timesteps=2)

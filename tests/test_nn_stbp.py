@@ -76,11 +76,14 @@ def test_the_spike_value_scales_the_output_alone() -> None:
     assert plain(x).any()
 
 
-def test_a_module_pickled_before_spike_value_fires_its_threshold(fashion_model) -> None:
-    network = load_module(fashion_model)
-    assert "spike_value" not in vars(network[3])
+def test_a_module_pickled_before_spike_value_fires_its_threshold(tmp_path) -> None:
+    new = MultiThresholdLIF(threshold=0.5, levels=4, leak=0.5)
+    early = MultiThresholdLIF(threshold=0.5, levels=4, leak=0.5)
+    del vars(early)["spike_value"]
+    torch.save(torch.nn.Sequential(early), tmp_path / "early.pt")
+    (old,) = load_module(tmp_path / "early.pt")
+    assert "spike_value" not in vars(old)
     x = normal(2, 3, 32, 4, 4, scale=1.0)
-    old, new = network[3], MultiThresholdLIF(threshold=0.5, levels=4, leak=0.5)
     assert torch.equal(old(x), new(x))
     assert old.spike_value == 0.5
 
