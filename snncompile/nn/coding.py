@@ -44,7 +44,7 @@ class EventCoding(nn.Module):
         needed = (self.timesteps, *self.input_shape)
         if x.shape[1:] != needed:
             raise ValueError(f"EventCoding: needed x of shape (B, {', '.join(map(str, needed))}), got {tuple(x.shape)}")
-        return x.transpose(0, 1).float()
+        return x.transpose(0, 1) if x.is_floating_point() else x.transpose(0, 1).float()
 
 
 class PerStep(nn.Sequential):
