@@ -17,7 +17,7 @@ import numpy as np
 
 from snncompile.chip import Numerics
 from snncompile.errors import CompileError, nearest
-from snncompile.network import Array, MultiThresholdLIF, Network, Readout, Synapses, waits
+from snncompile.network import Array, MultiThresholdLIF, Network, Synapses, waits
 
 Mode = Literal["auto", "graded", "r1", "burst", "uniform"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -165,10 +165,3 @@ def _largest_payload(network: Network, source: str) -> float:
     if isinstance(node, MultiThresholdLIF):
         return float(node.payload.max())
     return EVENT_MAX if network.input.coding == "events" else 1.0
-
-
-def neurons_of(network: Network) -> tuple[MultiThresholdLIF | Readout, ...]:
-    """Populations: neurons, and the readout where it sums currents."""
-    readout = network.readout
-    counts = isinstance(network.by_name[readout.inputs[0]], MultiThresholdLIF)
-    return network.neurons if counts else (*network.neurons, readout)

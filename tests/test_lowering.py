@@ -61,7 +61,7 @@ def both(network: Network, mode: Mode) -> tuple[Network, Network]:
     return run_passes(network), lower(network, LOIHI2, mode)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_r1_is_exact_for_soft_and_no_reset(seed: int) -> None:
     network = with_resets(random_network(seed), ("soft", "none"), seed)
@@ -82,7 +82,7 @@ def single_level_readout(network: Network) -> Network:
     return network.replacing({last.name: replace(last, **one)})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_members_are_exact_for_every_reset_in_one_step(seed: int) -> None:
     network = replace(random_network(seed), timesteps=1)
@@ -97,7 +97,7 @@ def test_members_are_exact_for_every_reset_in_one_step(seed: int) -> None:
     assert differing(folded, on_loihi1, x) == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_bursts_are_exact(seed: int) -> None:
     network = with_resets(random_network(seed), ("soft",), seed)
@@ -105,7 +105,7 @@ def test_bursts_are_exact(seed: int) -> None:
     assert differing(folded, lowered, images(network, 3, seed) / 255 / network.input.scale) == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_uniform_is_exact_where_it_says_so(seed: int) -> None:
     network = with_resets(random_network(seed), ("soft",), seed)
