@@ -1,0 +1,106 @@
+"""`snncompile MODEL ...`: compiles."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from snncompile.cli.common import console_of, json_option, print_json
+from snncompile.errors import CompileError
+
+if TYPE_CHECKING:
+    from snncompile.program import InputCoding
+
+
+def parse_shape(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        shape = tuple(int(n) for n in value.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise click.BadParameter(f"{value!r} is not C,H,W or a number of features, for example 1,28,28")
+    return shape
+
+
+def parse_bits(ctx: click.Context, parameter: click.Parameter, value: str) -> "int | str":
+    if value == "auto" or value.isdigit():
+        return value if value == "auto" else int(value)
+    raise click.BadParameter(f"{value!r} is neither a number nor auto")
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="What to compile for; `snncompile targets` lists them.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the program. [default: build/MODEL]")
+@click.option(
+    "--weight-bits", callback=parse_bits, default="8", show_default=True, help="Bits of a weight, or auto (see below)."
+)
+@click.option("--rounding", default="max", show_default=True, help="max, percentile, mse, activation or gptq.")
+@click.option(
+    "--max-accuracy-drop", type=float, default=0.5, show_default=True, help="Points that --weight-bits auto may lose."
+)
+@click.option(
+    "--lowering",
+    default="auto",
+    show_default=True,
+    help="How multi-threshold neurons become the chip's: auto, graded, r1, burst, uniform.",
+)
+@click.option(
+    "--input-coding",
+    type=click.Choice(["direct", "rate"]),
+    default="direct",
+    show_default=True,
+    help="rate: an analog image as binary spikes.",
+)
+@click.option("--input-shape", callback=parse_shape, help="C,H,W where the model does not say it.")
+@click.option("--calibrate", type=click.Path(path_type=Path), help="Data (never the test set) for rates and rounding.")
+@json_option
+def compile_command(
+    model: Path,
+    target: str,
+    output: Path | None,
+    weight_bits: "int | Literal['auto']",
+    rounding: str,
+    max_accuracy_drop: float,
+    lowering: str,
+    input_coding: "InputCoding",
+    input_shape: tuple[int, ...] | None,
+    calibrate: Path | None,
+    as_json: bool,
+) -> None:
+    """Compiles MODEL (.pt saved whole, or .nir) and says what it costs.
+
+    --weight-bits auto chooses each layer's bits so that the chip has least to do, within the accuracy drop measured on
+    half of the --calibrate data. The roundings activation and gptq need --calibrate as well.
+    """
+    from snncompile.compile import Options, compile_file
+    from snncompile.data import load_samples
+    from snncompile.pipeline import StepLog
+
+    if not model.exists():
+        raise CompileError(str(model), "no such file", "give a .pt saved whole with torch.save, or a .nir file")
+    errors = console_of(stderr=True)
+
+    def tell(number: int, total: int, name: str) -> None:
+        if errors.is_terminal:
+            errors.print(f"step {number}/{total} {name}", style="dim")
+
+    compiled = compile_file(
+        model,
+        target,
+        output or Path("build") / model.stem,
+        Options(weight_bits, rounding, max_accuracy_drop, lowering, input_coding, input_shape),
+        None if calibrate is None else load_samples(calibrate),
+        StepLog(tell),
+    )
+    if as_json:
+        return print_json(compiled.report)
+    from snncompile.report.terminal import print_report
+
+    console = console_of()
+    print_report(compiled.report, console)
+    seconds = sum(step["seconds"] for step in compiled.report["steps"])
+    console.print(f"wrote {compiled.directory} in {seconds:.1f} s", soft_wrap=True)
+    return None
