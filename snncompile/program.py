@@ -83,6 +83,7 @@ def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
             {"slices": [[part.population, part.box] for part in core.slices], "usage": core.usage}
             for core in program.core_graph.cores
         ],
+        "core_of": program.core_graph.core_of.tolist(),
         "placement": {axis: getattr(program.placement, axis).tolist() for axis in ("chip", "x", "y", "slot")},
         "provenance": {field.name: getattr(program.provenance, field.name) for field in fields(Provenance)},
     }
@@ -150,7 +151,7 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
         chip=Chip.model_validate(description["chip"]),
         network=network,
         host=HostScales(_encoder(description["host"]["encoder"], arrays), state, description["host"]["output_scale"]),
-        core_graph=CoreGraph(grids, cores),
+        core_graph=CoreGraph(grids, cores, np.array(description["core_of"], np.int64)),
         placement=Placement(**{axis: np.array(values) for axis, values in description["placement"].items()}),
         provenance=Provenance(**{**made, "passes": tuple(made["passes"])}),
     )

@@ -69,6 +69,7 @@ def _two_layers_of_64() -> Traffic:
     """Two layers of 64 neurons that always fire, one core each, dense, one step."""
     ones = np.ones((1, 1, 2))
     return Traffic(
+        core=np.array([0, 1]),
         neurons=np.array([64, 64]),
         depth=np.array([0, 1]),
         updated=64 * ones,
@@ -115,6 +116,7 @@ def test_a_core_works_in_the_step_its_depth_puts_it_at() -> None:
     chip = load_chip("tiny")  # every cost 1 ns, barrier 10 ns
     zeros = np.zeros((2, 1, 2))
     traffic = Traffic(
+        core=np.array([0, 1]),
         neurons=np.array([0, 0]),
         depth=np.array([0, 1]),
         updated=zeros,

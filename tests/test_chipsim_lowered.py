@@ -134,7 +134,7 @@ def test_counts_equal_brute_force(seed: int) -> None:
         counted = np.zeros_like(received)
         for r in traffic.receptions:
             values = getattr(r, field)
-            counted[:, r.depth : r.depth + network.timesteps, r.first_core : r.first_core + values.shape[2]] += values
+            counted[:, r.depth : r.depth + network.timesteps, r.first_tile : r.first_tile + values.shape[2]] += values
         np.testing.assert_array_equal(counted, expected)
     compartments = {"hard": 1, "soft": 2, "none": 2}
     each = {p.name: compartments[p.reset] if p.spiking else 1 for p in network.populations}

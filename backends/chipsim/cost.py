@@ -26,25 +26,27 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Reception:
-    """What one layer of synapses delivers to the cores first_core, first_core + 1, ... : (N, T, tiles) each.
+    """What one layer of synapses delivers to the tiles first_tile, first_tile + 1, ... : (N, T, tiles) each.
 
     `depth` is the source's: packets are received, and their synapses read, in the chip step they are sent in.
     """
 
     depth: int
-    first_core: int
+    first_tile: int
     packets: Counts
     synops: Counts
 
 
 @dataclass(frozen=True, eq=False)
 class Traffic:
-    """Counts of N samples, per core (N, T, cores) in the logical step of the core's population; hops (N, T).
+    """Counts of N samples, per tile (N, T, tiles) in the logical step of the tile's population; hops (N, T).
 
-    neurons, depth (cores,): compartments mapped to each core and how many chip steps it runs behind the input.
-    updated: compartments of updated neurons. hops_chip_border: links from chip to chip, in none of the other hops.
+    core, neurons, depth (tiles,): the core each tile is on, the compartments mapped to it, and how many chip steps it
+    runs behind the input. updated: compartments of updated neurons. hops_chip_border: links from chip to chip, in none
+    of the other hops.
     """
 
+    core: NDArray[np.int64]
     neurons: NDArray[np.int64]
     depth: NDArray[np.int64]
     updated: Counts
@@ -119,25 +121,40 @@ def energy_report(counts: dict[str, float], chip: Chip) -> dict[str, Any]:
 
 
 def step_times_ns(traffic: Traffic, chip: Chip, routers: int) -> NDArray[np.float64]:
-    """Duration of every chip step, (N*T + depth,): each core works on the logical step its depth puts it at."""
+    """Duration of every chip step, (N*T + depth,): each tile works on the logical step its depth puts it at."""
+    generation, reception = core_busy_ns(traffic, chip)
+    return np.maximum(generation.max(axis=1), reception.max(axis=1)) + chip.time.barrier_ns(routers)
+
+
+def core_busy_ns(traffic: Traffic, chip: Chip) -> tuple[Counts, Counts]:
+    """Times that every core generates and receives in every chip step, (N*T + depth, cores) each, in ns."""
     time = chip.time
     logical = traffic.samples * traffic.timesteps
-    generation = (
+    steps, cores = logical + int(traffic.depth.max()), int(traffic.core.max()) + 1
+    generated, received = np.zeros((steps, cores)), np.zeros((steps, cores))
+    busy = (
         time.time_neuron_ns * traffic.neurons
         + time.time_update_ns * traffic.updated
         + time.time_spike_ns * traffic.fired
         + time.time_packet_out_ns * traffic.packets_out
     ).reshape(logical, -1)
-    received = np.zeros((logical + int(traffic.depth.max()), len(traffic.neurons)))
-    busiest = np.zeros(len(received))
-    for core, behind in enumerate(traffic.depth):
-        span = slice(int(behind), int(behind) + logical)
-        busiest[span] = np.maximum(busiest[span], generation[:, core])
+    for depth in np.unique(traffic.depth).tolist():
+        tiles = np.flatnonzero(traffic.depth == depth)
+        _add_columns(generated[depth : depth + logical], traffic.core[tiles], busy[:, tiles])
     for reception in traffic.receptions:
         busy = time.time_packet_in_ns * reception.packets + time.time_synop_ns * reception.synops
-        cores = slice(reception.first_core, reception.first_core + busy.shape[2])
-        received[reception.depth : reception.depth + logical, cores] += busy.reshape(logical, -1)
-    return np.maximum(busiest, received.max(axis=1)) + time.barrier_ns(routers)
+        busy = (time.time_packet_in_ns * reception.packets + time.time_synop_ns * reception.synops).reshape(logical, -1)
+        span = received[reception.depth : reception.depth + logical]
+        _add_columns(span, traffic.core[tiles], busy)
+    return generated, received
+
+
+def _add_columns(total: Counts, columns: NDArray[np.int64], values: Counts) -> None:
+    """total[:, columns] += values, for columns that may repeat."""
+    if len(np.unique(columns)) == len(columns):
+        total[:, columns] += values
+    else:
+        np.add.at(total.T, columns, values.T)
 
 
 def latency_us(step_ns: NDArray[np.float64], traffic: Traffic) -> float:

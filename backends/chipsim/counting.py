@@ -1,4 +1,4 @@
-"""Counts per core, batch by batch: what fires, what is updated, what is sent where, which synapses are read."""
+"""Counts per tile, batch by batch: what fires, what is updated, what is sent where, which synapses are read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snncompile.chip import Chip
 from snncompile.mapping.connectivity import chip_synapses, connectivity, shape3
-from snncompile.mapping.partition import compartments
+from snncompile.mapping.partition import Grid, compartments
 from snncompile.mapping.place import hops
 from snncompile.mapping.traffic import EXACT_FLOAT32, LayerCounter, Masks, contract_all, tile_masks, tile_sums
 from snncompile.program import Program
-from snncompile.quant_network import QuantNetwork, QuantSynapses
+from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
 
 from .cost import Counts, Reception, Traffic
 
@@ -111,7 +112,8 @@ class CoreCounter:
 
     def traffic(self, batches: Sequence[Mapping[str, Part]]) -> Traffic:
         """The counts of all batches as one; each maps the input and every population to its Part."""
-        network, graph = self.program.network, self.program.core_graph
+        program = self.program
+        network, graph = program.network, program.core_graph
         names = [p.name for p in network.populations]
 
         def joined(arrays: list[Counts]) -> Counts:
@@ -129,14 +131,17 @@ class CoreCounter:
         receptions = tuple(
             Reception(
                 depths[s.source],
-                graph.cores_of(network.target_of(s).name).start,
+                graph.tiles_of(network.target_of(s).name).start,
                 joined([b[s.source].received[s.name][0] for b in batches]),
                 joined([b[s.source].received[s.name][1] for b in batches]),
             )
             for s in self._synapses
         )
         return Traffic(
-            neurons=np.array([core.usage["neurons"] for core in graph.cores]),
+            core=graph.core_of,
+            neurons=np.concatenate(
+                [_mapped(network.populations_by_name[n], graph.grids[n], program.chip) for n in names]
+            ),
             depth=np.concatenate([np.full(graph.grids[name].tiles, depths[name]) for name in names]),
             updated=per_core("updated"),
             fired=per_core("fired"),
@@ -146,6 +151,12 @@ class CoreCounter:
             hops_north_south=hop(1),
             hops_chip_border=hop(2),
         )
+
+
+def _mapped(population: Population, grid: Grid, chip: Chip) -> NDArray[np.int64]:
+    """(tiles,) compartments of a population mapped to each of its tiles."""
+    c, y, x = (np.diff(edges) for edges in grid.axes)
+    return compartments(population, chip) * (c[:, None, None] * y[None, :, None] * x[None, None, :]).ravel()
 
 
 def frames_of(network: QuantNetwork, payloads: NDArray[Any]) -> NDArray[Any]:

@@ -67,19 +67,27 @@ class Core:
 
 @dataclass(frozen=True, eq=False)
 class CoreGraph:
-    """Logical cores; those of one population are consecutive, in the order of `Grid.boxes`."""
+    """Logical cores, and the tiles on them, numbered population after population in the order of `Grid.boxes`.
+
+    core_of (tiles,): the core of each tile; tiles of several populations may share one.
+    """
 
     grids: dict[str, Grid]
     cores: tuple[Core, ...]
+    core_of: IntArray
 
-    def cores_of(self, population: str) -> range:
-        """Core numbers of a population."""
+    def tiles_of(self, population: str) -> slice:
+        """Tile numbers of a population."""
         start = 0
         for name, grid in self.grids.items():
             if name == population:
-                return range(start, start + grid.tiles)
+                return slice(start, start + grid.tiles)
             start += grid.tiles
         raise KeyError(population)
+
+    def cores_of(self, population: str) -> IntArray:
+        """Core number of every tile of a population."""
+        return self.core_of[self.tiles_of(population)]
 
 
 def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
@@ -107,7 +115,8 @@ def partition(network: QuantNetwork, chip: Chip) -> CoreGraph:
         found = "; ".join(reversed(misfits))
         raise CompileError(f"--target {chip.name}", found, "a smaller layer, fewer weight bits or a larger chip fits")
     ordered = {population.name: grids[population.name] for population in network.populations}
-    graph = CoreGraph(ordered, tuple(_cores(network, chip, links, ordered)))
+    cores = tuple(_cores(network, chip, links, ordered))
+    graph = CoreGraph(ordered, cores, np.arange(len(cores)))
     if len(graph.cores) > chip.mesh.cores:
         per_layer = ", ".join(f"{name} {grid.tiles}" for name, grid in ordered.items())
         raise CompileError(
