@@ -141,11 +141,10 @@ def core_busy_ns(traffic: Traffic, chip: Chip) -> tuple[Counts, Counts]:
     for depth in np.unique(traffic.depth).tolist():
         tiles = np.flatnonzero(traffic.depth == depth)
         _add_columns(generated[depth : depth + logical], traffic.core[tiles], busy[:, tiles])
-    for reception in traffic.receptions:
-        busy = time.time_packet_in_ns * reception.packets + time.time_synop_ns * reception.synops
-        busy = (time.time_packet_in_ns * reception.packets + time.time_synop_ns * reception.synops).reshape(logical, -1)
-        span = received[reception.depth : reception.depth + logical]
-        _add_columns(span, traffic.core[tiles], busy)
+    for r in traffic.receptions:
+        taken = (time.time_packet_in_ns * r.packets + time.time_synop_ns * r.synops).reshape(logical, -1)
+        tiles = r.first_tile + np.arange(taken.shape[1])
+        _add_columns(received[r.depth : r.depth + logical], traffic.core[tiles], taken)
     return generated, received
 
 
