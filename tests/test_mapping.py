@@ -14,7 +14,7 @@ from snncompile.chip import Chip, Mesh, load_chip
 from snncompile.errors import CompileError, InternalError
 from snncompile.levels import activity_of, default_levels
 from snncompile.mapping.activity import packet_flow
-from snncompile.mapping.connectivity import chip_synapses, connectivity, shape3
+from snncompile.mapping.connectivity import Grouped, chip_synapses, connectivity, shape3
 from snncompile.mapping.partition import RESOURCES, CoreGraph, partition, row_words, verify
 from snncompile.mapping.place import hops, link_loads, place_hilbert, place_random, place_row_major, route_quality
 from snncompile.mapping.traffic import LayerCounter, tile_sums
@@ -53,7 +53,7 @@ def test_connectivity_counts_every_synapse(seed: int) -> None:
     network = any_network(seed)
     for synapses in network.synapses:
         link = connectivity(network, synapses)
-        c, y, x = link.axes
+        c, y, x = (axis.dense() if isinstance(axis, Grouped) else axis for axis in link.axes)
         product = np.einsum("ab,cd,ef->acebdf", c, y, x).reshape(len(c) * len(y) * len(x), -1)
         expected = dense(network, synapses)
         np.testing.assert_array_equal(product, expected)

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from snncompile.chip import Chip
 from snncompile.errors import CompileError, InternalError
-from snncompile.mapping.connectivity import Connectivity, block_sums, chip_inputs, chip_synapses, connectivity, shape3
+from snncompile.mapping.connectivity import (
+    Axis,
+    Connectivity,
+    block_sums,
+    chip_inputs,
+    chip_synapses,
+    connectivity,
+    shape3,
+)
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -258,7 +266,7 @@ class _Layer:
 
     @staticmethod
     def _per_axis(
-        axes: tuple[IntArray, IntArray, IntArray],
+        axes: tuple[Axis, Axis, Axis],
         options: list[list[IntArray]],
         measure: Callable[[IntArray], np.int64],
     ) -> list[IntArray]:
@@ -316,7 +324,7 @@ class _Layer:
         return used
 
 
-def _targets(matrix: IntArray, edges: IntArray) -> IntArray:
+def _targets(matrix: Axis, edges: IntArray) -> IntArray:
     """(source,): how many of the target's blocks an index reaches."""
     return (block_sums(matrix, edges) > 0).sum(1)
 
