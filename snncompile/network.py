@@ -25,6 +25,15 @@ INPUT_PAYLOAD_MAX = 255
 """Largest graded input spike: an 8-bit pixel, the value 1.0."""
 
 
+def frozen(values: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The values as a read-only array of that type; themselves where they are one and own their memory."""
+    if values.dtype == kind and values.base is None and not values.flags.writeable:
+        return values
+    copied = np.array(values, dtype=kind)
+    copied.flags.writeable = False
+    return copied
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One operation. Arrays are made read-only; float arrays are float64."""
@@ -36,9 +45,7 @@ class Node:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
-                frozen = np.array(value, dtype=np.float64)
-                frozen.flags.writeable = False
-                object.__setattr__(self, field.name, frozen)
+                object.__setattr__(self, field.name, frozen(value, np.dtype(np.float64)))
 
     @property
     def kind(self) -> str:

@@ -17,7 +17,7 @@ step. If the last population fires, the host sums its payloads over the sample i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.errors import InternalError
-from snncompile.network import Fire, Pair, Reset, Shape, waits
+from snncompile.network import Fire, Pair, Reset, Shape, frozen, waits
 
 IntArray = NDArray[np.int64]
 
@@ -45,9 +45,7 @@ def _freeze(value: object) -> None:
         if isinstance(item, np.ndarray):
             if item.dtype.kind not in "iu":
                 raise InternalError(f"{type(value).__name__}.{field.name} is {item.dtype}, must be integer")
-            frozen = np.array(item, dtype=np.int64)
-            frozen.flags.writeable = False
-            object.__setattr__(value, field.name, frozen)
+            object.__setattr__(value, field.name, frozen(item, np.dtype(np.int64)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +73,20 @@ class QuantSynapses:
 
     def __post_init__(self) -> None:
         _freeze(self)
+
+    @cached_property
+    def row_sums(self) -> tuple[IntArray, IntArray]:
+        """(out,) sums of the negative and of the positive weights of every output channel."""
+        flat = self.weight.reshape(len(self.weight), -1)
+        positive = np.maximum(flat, 0).sum(1)
+        return flat.sum(1) - positive, positive
+
+    def shifted(self, exponent: int) -> "QuantSynapses":
+        """The same synapses with another exponent."""
+        other = replace(self, exponent=exponent)
+        if "row_sums" in self.__dict__:
+            other.__dict__["row_sums"] = self.row_sums
+        return other
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,9 +28,12 @@ def json_bytes(value: Any) -> bytes:
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """A compressed .npz; the same arrays give the same bytes (entries sorted, dates fixed by numpy)."""
+    """An .npz; the same arrays give the same bytes (entries sorted, dates fixed by numpy).
+
+    Not compressed: quantised weights hardly shrink, and a second of zlib for every 15 MB is most of sealing.
+    """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **{name: arrays[name] for name in sorted(arrays)})
+    np.savez(buffer, allow_pickle=False, **{name: arrays[name] for name in sorted(arrays)})
     return buffer.getvalue()
 
 

@@ -62,7 +62,9 @@ class Grouped:
 
 @dataclass(frozen=True, eq=False)
 class Connectivity:
-    """Synapse counts along each axis: (source, target). `axon_rows`, `axon_columns` (source, axons): which input axon a source drives.
+    """Synapse counts along each axis: (source, target); `axon_rows`, `axon_columns` (source, axons).
+
+    The last two say which input axon a source drives.
 
     Sources of one pool window share one axon, and so do the members of one neuron where they add up; so axons are
     counted on the pooled grid.

@@ -195,11 +195,13 @@ def _quantize_layer(
 ) -> tuple[list[QuantSynapses], Population, Array]:
     """The layer after the populations of `before`: synapses, population, value of one unit of its state (channels,)."""
     rounded = round_layer(layer, weight_bits, how, max(numerics.weight_bits), numerics.state_bits)
-    needed = 0
+    needed, unshifted = 0, _unshifted(layer, rounded)
     for fraction in range(numerics.fraction_bits_max + rounded.finer, -1, -1):
         unit = rounded.scale / 2**fraction
         synapses = [
-            _synapses(node, weight, rounded, fraction)
+            unshifted[node.name].shifted(fraction + rounded.exponents[node.name])
+            if node.name in unshifted
+            else _synapses(node, weight, rounded, fraction)
             for node, weight in zip(layer.synapses, layer.weights, strict=True)
         ]
         population = _population(layer, rounded.bias, synapses, unit, numerics)
@@ -242,12 +244,22 @@ def _bias_exponent(bias: IntArray, numerics: Numerics) -> int | None:
     return next((e for e in exponents if np.abs(np.rint(bias / 2**e)).max() <= mantissa_max), None)
 
 
+def _unshifted(layer: Layer, rounded: RoundedLayer) -> dict[str, QuantSynapses]:
+    """The forward synapses of a layer, by name, with exponent 0; their sums are found once for all fractions."""
+    for node in layer.synapses:
+        if node.delay_steps is None:
+            raise CompileError(node.name, "has no delay", "align the delays first")
+    forward = (node for node in layer.synapses if node.name in rounded.weights)
+    found = {
+        node.name: integer_synapses(node, rounded.weights[node.name], rounded.bits[node.name], 0) for node in forward
+    }
+    for synapses in found.values():
+        _ = synapses.row_sums
+    return found
+
+
 def _synapses(node: Synapses, weight: Array, rounded: RoundedLayer, fraction: int) -> QuantSynapses:
-    if node.delay_steps is None:
-        raise CompileError(node.name, "has no delay", "align the delays first")
     bits = rounded.bits[node.name]
-    if node.name in rounded.weights:
-        return integer_synapses(node, rounded.weights[node.name], bits, fraction + rounded.exponents[node.name])
     finer = min(rounded.finer, fraction)
     fine = rounded.scale / 2**finer
     exponent = exponent_of(weight, fine, bits)

@@ -42,8 +42,7 @@ def input_interval(synapses: QuantSynapses, payload_max: int, signed: bool = Fal
     Sums of the negative and of the positive weights: reached exactly by a position that sees the whole kernel.
     """
     largest = payload_max * synapses.pool[0] * synapses.pool[1] * synapses.members
-    flat = synapses.weight.reshape(len(synapses.weight), -1)
-    low, high = (np.where(sign * flat > 0, flat, 0).sum(1) * largest << synapses.exponent for sign in (-1, 1))
+    low, high = (sums * largest << synapses.exponent for sums in synapses.row_sums)
     return (low - high, high - low) if signed else (low, high)
 
 
