@@ -3,7 +3,8 @@
 Run by `hdf5.read_tree`, which states what is refused; imports nothing of snncompile, so that it starts in 0.2 s.
 Output: the length of a JSON text as 8 bytes, the text, then the arrays' bytes, one after the other. The text is
 {"refused": [name, problem, hint]} or {"tree": node}, a node one of ["group", {name: node}], ["text", text or lists of
-text] and ["array", dtype, shape], arrays in the order of their bytes.
+text], ["array", dtype, shape], arrays in the order of their bytes, and ["constant", dtype, shape], of which there is
+one entry.
 """
 
 import json
@@ -76,6 +77,9 @@ class Reader:
             return ["text", text.tolist() if isinstance(text, np.ndarray) else str(text)]
         if item.dtype.kind not in "biuf" or item.dtype.itemsize > 8:
             raise EntryError(name, f"holds {item.dtype.name}", "allowed: numbers and text")
+        if item.size > 1 and item.chunks is not None and item.id.get_storage_size() == 0:  # nothing but its fill value
+            self.arrays.append(np.array(item.fillvalue, item.dtype))
+            return ["constant", item.dtype.str, item.shape]
         self.arrays.append(np.ascontiguousarray(item[()]))
         return ["array", item.dtype.str, item.shape]
 

@@ -56,13 +56,12 @@ def quantize(
     how: another way to choose s and to round the weights, and the bits of single layers (`rounding.Rounding`).
     F, the fractional bits of the state, is the largest up to the chip's for which `state_bounds.prove` shows that no
     state overflows; weights of b bits fewer than the chip's widest get up to b more, so that states keep their unit.
-    A layer whose states are too wide even at F = 0 gets fewer weight bits (`QuantSynapses.weight_bits` says how many).
     Thresholds and biases are rounded on to what the chip can hold (`Numerics`); on a chip that fires only above a
     threshold, "at or above" becomes "above the next smaller one".
     An analog image on a chip of binary spikes becomes the first population's input current, computed by the host
     (`encoding.Encoder`, currents).
     Needs: a folded, aligned network. Raises CompileError naming the layer: bits, leak or payload the chip does not
-    have, or a state that is too wide at the fewest weight bits.
+    have, or a state that is too wide even at F = 0.
     """
     how = how or Rounding()
     _check_numerics(network, numerics, weight_bits, how)
@@ -194,35 +193,7 @@ def _check_neuron(node: MultiThresholdLIF, numerics: Numerics) -> None:
 def _quantize_layer(
     layer: Layer, before: QuantNetwork, numerics: Numerics, weight_bits: int, how: Rounding
 ) -> tuple[list[QuantSynapses], Population, Array]:
-    """The layer after the populations of `before`: synapses, population, value of one unit of its state (channels,).
-
-    Where the state is too wide even at F = 0, the layer's weights get fewer bits, as few as the chip has.
-    """
-    bits, needed = {s.name: how.bits.get(s.name, weight_bits) for s in layer.forward}, 0
-    while True:
-        found, bits_needed = _rounded_layer(
-            layer, before, numerics, weight_bits, replace(how, bits={**how.bits, **bits})
-        )
-        if found is not None:
-            return found
-        needed = needed or bits_needed
-        narrower = {
-            name: max((b for b in numerics.weight_bits if b < width), default=0) for name, width in bits.items()
-        }
-        if layer.scale is not None or not narrower or min(narrower.values()) == 0:
-            break
-        bits = narrower
-    raise CompileError(
-        layer.node.name,
-        f"a state may need {needed} bits, the chip has {numerics.state_bits}",
-        f"fewer weight bits than {weight_bits}, a smaller fan-in or fewer time steps keep it small",
-    )
-
-
-def _rounded_layer(
-    layer: Layer, before: QuantNetwork, numerics: Numerics, weight_bits: int, how: Rounding
-) -> tuple[tuple[list[QuantSynapses], Population, Array] | None, int]:
-    """The layer at the largest F its states and constants fit at, or None; and the state bits that it needs."""
+    """The layer after the populations of `before`: synapses, population, value of one unit of its state (channels,)."""
     rounded = round_layer(layer, weight_bits, how, max(numerics.weight_bits), numerics.state_bits)
     needed, unshifted = 0, _unshifted(layer, rounded)
     for fraction in range(numerics.fraction_bits_max + rounded.finer, -1, -1):
@@ -239,14 +210,18 @@ def _rounded_layer(
         needed = bounds.state_bits
         if needed <= numerics.state_bits and _holds(synapses, population, numerics):
             proven = replace(population, input_bits=bounds.input_bits, state_bits=needed)
-            return (synapses, proven, unit), needed
+            return synapses, proven, unit
     if needed <= numerics.state_bits:
         raise CompileError(
             layer.node.name,
             "a bias, a threshold or a weight is beyond what the chip's fields hold",
             "train with weights and thresholds of one magnitude",
         )
-    return None, needed
+    raise CompileError(
+        layer.node.name,
+        f"a state may need {needed} bits, the chip has {numerics.state_bits}",
+        f"fewer weight bits than {weight_bits}, a smaller fan-in or fewer time steps keep it small",
+    )
 
 
 def _holds(synapses: list[QuantSynapses], population: Population, numerics: Numerics) -> bool:
