@@ -46,7 +46,7 @@ def deployed(model: Path, target: str, x: NDArray[np.generic], y: NDArray[np.int
         return {
             "accuracy": float((run.prediction == y).mean()),
             "samples": len(run.output),
-            "cores": len(program.core_graph.cores),
+            "cores": program.core_graph.core_count,
             "chips": program.placement.chips_used,
             "energy_uj": run.cost["energy_pj"]["nominal"] / 1e6,
             "latency_us": run.cost["latency_us"],

@@ -60,7 +60,7 @@ def _figures(program: Program, cost: Mapping[str, Any]) -> dict[str, Any]:
         "synapses": sum(connectivity(network, s).synapses for s in chip_synapses(network)),
         "timesteps": network.timesteps,
         "depth_steps": network.depth,
-        "cores": len(program.core_graph.cores),
+        "cores": program.core_graph.core_count,
         "energy_pj": {bound: cost["energy_pj"][bound] for bound in ("low", "nominal", "high")},
         "latency_us": cost["latency_us"],
     }

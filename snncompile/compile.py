@@ -2,21 +2,24 @@
 
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from snncompile.backend import backend_names, load_backend
-from snncompile.chip import Chip, load_target
+from snncompile.backend import Activity, backend_names, load_backend
+from snncompile.chip import SIM_SUFFIX, Chip, load_target
 from snncompile.compare_lowerings import compare_lowerings
 from snncompile.data import Samples
 from snncompile.errors import CompileError
 from snncompile.levels import DEFAULT_BASIS, LevelRates, activity_of, default_levels, measured_levels
 from snncompile.lowering import resolve
 from snncompile.mapping.activity import packet_flow
+from snncompile.mapping.optimise import DEFAULT_EFFORT
+from snncompile.mapping.pins import Pins
 from snncompile.network import Network
 from snncompile.pipeline import (
+    Placing,
     StepLog,
     lowering_of,
     lowering_passes,
@@ -53,6 +56,7 @@ class Options:
     weight_bits: of every layer, or "auto": of each layer what costs the chip least (`bit_budget.choose_bits`) while the
     held-out half of the calibration data loses at most `max_accuracy_drop` points. rounding: one of
     `rounding.METHODS`. lowering: one of `lowering.MODES`; input_coding "rate": an analog image as binary spikes.
+    chips: of the board (`chip.on_board`). effort (0 to 3), pins: of the placement (`mapping.optimise`, `mapping.pins`).
     """
 
     weight_bits: int | Literal["auto"] = 8
@@ -61,6 +65,9 @@ class Options:
     lowering: str = "auto"
     input_coding: InputCoding = "direct"
     input_shape: tuple[int, ...] | None = None
+    chips: str | None = None
+    effort: int = DEFAULT_EFFORT
+    pins: Pins = field(default_factory=dict)
 
 
 def compile_file(
@@ -76,13 +83,13 @@ def compile_file(
     Raises CompileError for anything about model, data or target that cannot be compiled; nothing is written then.
     """
     options, log = options or Options(), log or StepLog()
-    chip = load_target(target)
+    chip = load_target(target, options.chips)
     mode = resolve(options.lowering, chip.numerics)
     check_replaceable(directory)
     with log.step("frontend"):
         # nir and, for .pt, torch take a second to load: not before the target is known to exist
         from snncompile.frontend import load_model  # noqa: PLC0415
-        from snncompile.frontend.nir_file import write_nir  # noqa: PLC0415
+        from snncompile.frontend.nir_write import write_nir  # noqa: PLC0415
         from snncompile.frontend.to_network import to_network  # noqa: PLC0415
 
         graph = load_model(model, options.input_shape)
@@ -105,24 +112,36 @@ def compile_file(
         options.input_coding,
         lowering_of(folded, chip.numerics, mode),
     )
-    program = place_program(target, chip, lowered, made, log, how)
+    rates: list[tuple[LevelRates, str]] = []
+
+    def activity_for(unplaced: Program) -> Activity:
+        rates.append(activity_levels(unplaced, calibrate))
+        return activity_of(unplaced.network, rates[0][0])
+
+    placing = Placing(options.effort, options.pins, activity_for)
+    program = place_program(f"{chip.name}{SIM_SUFFIX}", chip, lowered, made, log, how, placing)
     with log.step("estimate"):
-        levels, basis = activity_levels(program, calibrate)
+        levels, basis = rates[0]
         activity = activity_of(program.network, levels)
         cost = load_backend("sim").estimate(program, activity)
         report = build_report(program, packet_flow(program.network, program.core_graph, activity), cost or {}, basis)
         report["bit_budget"] = tried
+        report["calibration"] = how.calibrated_on
         report["lowerings"] = compare_lowerings(folded, program, levels, cost or {})
+    _seal(directory, program, network_nir, report, log)
+    return Compiled(program, {**report, "steps": log.steps}, directory)
+
+
+def _seal(directory: Path, program: Program, network_nir: bytes, report: dict[str, Any], log: StepLog) -> None:
+    """Writes everything. Step times differ from run to run; there they are null, so that equal inputs seal alike."""
     with log.step("emit"):
         files = {NETWORK: network_nir}
         for name in backend_names():
             files.update(load_backend(name).emit(program))
     with log.step("seal"):
-        # step times differ from run to run; sealed they would make every directory differ, so they are null there
         sealed_steps = [{"name": step["name"], "seconds": None} for step in [*log.steps, {"name": "seal"}]]
         files[REPORT] = json_bytes({**report, "steps": sealed_steps})
         write_program(directory, program, files)
-    return Compiled(program, {**report, "steps": log.steps}, directory)
 
 
 def rounding_of(

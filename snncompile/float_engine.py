@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch.nn import functional
 
 from snncompile import reference
@@ -27,8 +28,10 @@ from snncompile.network import (
     Network,
     Node,
     Readout,
+    Sparse,
     Synapses,
 )
+from snncompile.quant_network import pooled_shape
 
 Precision = Literal["float32", "float64"]
 
@@ -68,6 +71,7 @@ class FloatEngine:
         self.network = network
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self._last_use = {name: node.name for node in network.nodes for name in node.inputs}
+        self._matrices = {node.name: self._matrix(node) for node in network.of_type(Sparse)}
 
     @property
     def batch(self) -> int:
@@ -90,17 +94,17 @@ class FloatEngine:
     @torch.inference_mode()
     def streams(self, x: NDArray[np.generic], watch: Watch | None = None) -> Iterator[tuple[Node, Stream]]:
         """Every node with what it sends for one batch, in order; the readout last, as one frame (1, B, classes)."""
-        sent = {self.network.input.name: self._input(x)}
+        sent = {self.network.input.name: self.input(x)}
         yield self.network.input, sent[self.network.input.name]
         for node in self.network.nodes[1:]:
             if isinstance(node, SYNAPSES) and node.inputs[0] not in sent:
                 continue  # lateral, computed within its population
-            sent[node.name] = self._sent(node, [sent[name] for name in node.inputs if name in sent], watch)
+            sent[node.name] = self.sent(node, [sent[name] for name in node.inputs if name in sent], watch)
             yield node, sent[node.name]
             for name in [name for name in sent if self._last_use.get(name) == node.name]:
                 del sent[name]
 
-    def _input(self, x: NDArray[np.generic]) -> Stream:
+    def input(self, x: NDArray[np.generic]) -> Stream:
         """Frames of the host; zeros are one more frame where there are micro-steps in which it sends nothing."""
         network = self.network
         steps = network.timesteps // network.microsteps
@@ -118,7 +122,8 @@ class FloatEngine:
         )
         return Stream(stacked, tuple(of_step))
 
-    def _sent(self, node: Node, inputs: Sequence[Stream], watch: Watch | None) -> Stream:
+    def sent(self, node: Node, inputs: Sequence[Stream], watch: Watch | None = None) -> Stream:
+        """What a node of the network sends, given what its inputs do (lateral synapses apart)."""
         if isinstance(node, MultiThresholdLIF):
             return self._neurons(node, _summed(inputs, self.network.timesteps), watch)
         if isinstance(node, Readout):
@@ -140,6 +145,10 @@ class FloatEngine:
                 return y if x.ndim == 4 else y.flatten(1)
             case Linear():
                 return functional.linear(gathered(node, x).flatten(1), self._of(node.weight), self._of(node.bias))
+            case Sparse():
+                s = gathered(node, x).flatten(1).numpy()
+                product = np.ascontiguousarray((self._matrices[node.name] @ s.T).T)
+                return torch.from_numpy(product) + self._of(node.bias)
             case BatchNorm():
                 gain = node.gamma / np.sqrt(node.var + node.eps)
                 return _channels(self._of(gain), x) * (x - _channels(self._of(node.mean), x)) + _channels(
@@ -159,15 +168,15 @@ class FloatEngine:
         for t in range(self.network.timesteps):
             micro = t % self.network.microsteps
             u = (node.leak if micro == 0 else 1.0) * v + steps[t]
-            if t > 0:
-                for lateral in laterals:
-                    u = u + self._stateless(lateral, sent[-1])
+            for lateral in laterals:
+                u = u + self._stateless(lateral, sent[-1] if sent else torch.zeros_like(u))
             is_open = node.open_steps is None or micro < node.open_steps
             v, y = self._fired(node, u) if is_open else (u, torch.zeros_like(u))
             sent.append(y)
         stream = Stream(torch.stack(sent), tuple(range(len(sent))))
         if watch is not None and laterals:
-            before = Stream(stream.frames[:-1], tuple(range(len(sent) - 1)))
+            silence = torch.zeros_like(stream.frames[:1])
+            before = Stream(torch.cat([silence, stream.frames[:-1]]), stream.of_step)
             for lateral in laterals:
                 watch(lateral, before)
         return stream
@@ -196,6 +205,12 @@ class FloatEngine:
         for t, weight in enumerate(np.repeat(kappa, micro)):
             total += float(weight) * current[t]
         return Stream(node.scale * total[None] / float(kappa.sum()), (0,))
+
+    def _matrix(self, node: Sparse) -> csr_array:
+        """(features, columns read) with every synapse of a sparse layer."""
+        kind = np.float64 if self.dtype == torch.float64 else np.float32
+        columns = int(np.prod(pooled_shape(self.network.shapes[node.inputs[0]], node.pool, node.members)))
+        return csr_array((node.weight.astype(kind), (node.row, node.column)), shape=(node.features, columns))
 
     def _of(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(np.array(values, np.float64)).to(self.dtype)

@@ -37,6 +37,11 @@ def levels_of(payloads: NDArray[np.generic], table: NDArray[np.generic]) -> IntA
     return np.searchsorted(middles, np.asarray(payloads, np.float64), side="right")
 
 
+def fired_levels(population: Population, payloads: NDArray[np.generic]) -> IntArray:
+    """Level k that each neuron of a population fired, for what it sent; of a population that sends its sum that sum."""
+    return np.asarray(payloads, np.int64) if population.sums else levels_of(payloads, population.payload)
+
+
 def as_trained(levels: IntArray, members: int, microsteps: int) -> IntArray:
     """Levels (T, N, C, ...) of the trained neurons from levels (T * microsteps, N, C * members, ...): they add up."""
     steps, samples, channels, *space = levels.shape
@@ -51,11 +56,12 @@ def level_count(population: Population) -> int:
 
 
 def default_levels(network: QuantNetwork) -> LevelRates:
-    """The stated assumption for every neuron."""
+    """The stated assumption for every neuron; a sum is taken to be other than 0 in every step, which is the most."""
     rates: dict[str, NDArray[np.float64]] = {network.input_name: np.full((1, *network.input_shape), DEFAULT_INPUT_RATE)}
     for population in network.populations:
         channels, *space = population.shape
         reached = DEFAULT_SPIKE_RATE * DEFAULT_LEVEL_RATIO ** np.arange(level_count(population))
+        reached = np.ones(1) if population.sums else reached
         shape = (channels // population.members, *space)
         rates[population.name] = reached.reshape(-1, *(1,) * len(shape)) * np.full(shape, float(population.spiking))
     return rates
@@ -68,7 +74,7 @@ def measured_levels(network: QuantNetwork, payloads: IntArray, recorded: Mapping
     rates[network.input_name] = (frames != 0).mean(axis=0)[None]
     for name, steps in recorded.items():
         population = network.populations_by_name[name]
-        k = as_trained(levels_of(steps, population.payload), population.members, network.microsteps)
+        k = as_trained(np.abs(fired_levels(population, steps)), population.members, network.microsteps)
         rates[name] = np.stack([(k >= j).mean(axis=(0, 1)) for j in range(1, level_count(population) + 1)])
     return rates
 

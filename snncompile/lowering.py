@@ -104,6 +104,12 @@ def _of_neuron(network: Network, neuron: MultiThresholdLIF, mode: Mode) -> Lower
 
 
 def _spread(network: Network, neuron: MultiThresholdLIF, mode: Mode) -> Lowered:
+    if laterals := network.laterals(neuron):
+        raise CompileError(
+            laterals[0],
+            f"is recurrent, and --lowering {mode} spreads a time step out: what it carries would act within the step",
+            "use --lowering r1",
+        )
     if levels(neuron) > 1 and not is_equidistant(neuron):
         raise CompileError(
             neuron.name,
@@ -151,10 +157,10 @@ def current_interval(network: Network, neuron: MultiThresholdLIF) -> tuple[Array
     """Least and largest input current I (T, channels) over all inputs: interval arithmetic on the actual weights."""
     low = high = np.zeros(network.shapes[neuron.name][0])
     for synapses in (node for name in neuron.inputs if isinstance(node := network.by_name[name], Synapses)):
-        weight = synapses.weight.reshape(len(synapses.weight), -1) * (synapses.pool[0] * synapses.pool[1])
+        weight = synapses.weight * (synapses.pool[0] * synapses.pool[1])
         weight = weight * _largest_payload(network, synapses.inputs[0])
-        low = low + np.minimum(weight, 0).sum(1) + synapses.bias
-        high = high + np.maximum(weight, 0).sum(1) + synapses.bias
+        low = low + synapses.row_sums(np.minimum(weight, 0)) + synapses.bias
+        high = high + synapses.row_sums(np.maximum(weight, 0)) + synapses.bias
     mixing = np.eye(network.timesteps) if neuron.mixing is None else neuron.mixing
     up, down = np.maximum(mixing, 0).sum(1)[:, None], np.minimum(mixing, 0).sum(1)[:, None]
     return up * low + down * high, up * high + down * low

@@ -3,7 +3,7 @@
 Definitions as in NeuroBench (arXiv 2304.04640, and its package 2.3.0, `neurobench.metrics`), applied to the integers:
 
     footprint             bytes of everything the network holds, here at its widths on the chip, not of a float format
-    connection sparsity   zero weights / weights, a convolution's kernel counted once
+    connection sparsity   zero weights / weights, a convolution's kernel counted once, of a sparse layer its synapses
     activation sparsity   silent neuron steps / neuron steps, over all populations that fire, steps and samples
     effective operations  one for each non-zero input that meets a non-zero weight; those of a layer of synapses are
                           accumulates (AC) where all that its source sent is 0 or 1, else multiply-accumulates (MAC)
@@ -14,6 +14,7 @@ So `synaptic_operations` equals effective ACs + MACs where no weight is zero. Ne
 every call of a layer; here, once for all data: graded neurons that send only ones in one batch are still MACs.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -110,16 +111,19 @@ def _layer(network: QuantNetwork, synapses: QuantSynapses, tally: Tally) -> dict
 def fan_out(network: QuantNetwork, synapses: QuantSynapses, counted: NDArray[np.bool_] | None = None) -> IntArray:
     """How many synapses each source neuron drives, (*source shape); `counted`: only those of these weights."""
     shape = network.shape_of(synapses.source)
-    pooled = shape3(pooled_shape(shape, synapses.pool, synapses.members))
+    pooled = shape3(pooled_shape(network.read_shape(synapses), synapses.pool, synapses.members))
     ones = np.ones(synapses.weight.shape, np.int64) if counted is None else counted.astype(np.int64)
-    if synapses.kind == "linear":
+    if synapses.kind == "sparse":
+        fan = np.bincount(synapses.listed[1][ones > 0], minlength=math.prod(pooled)).reshape(pooled)
+    elif synapses.kind == "linear":
         fan = ones.sum(0).reshape(pooled)
     else:
         fan = _of_kernels(synapses, ones, pooled, shape3(network.target_of(synapses).shape))
     whole: IntArray = np.zeros(shape3(shape), np.int64)
     height, width = (n * w for n, w in zip(pooled[1:], synapses.pool, strict=True))
     fan = fan.repeat(synapses.members, 0).repeat(synapses.pool[0], 1).repeat(synapses.pool[1], 2)
-    whole[:, :height, :width] = fan  # rows and columns that fill no window drive nothing
+    first, end = synapses.reads or (0, len(whole))
+    whole[first:end, :height, :width] = fan  # rows and columns that fill no window drive nothing
     return whole.reshape(shape)
 
 
@@ -146,11 +150,12 @@ def footprint(network: QuantNetwork) -> dict[str, float]:
     """Bytes at the widths that the integers need: weights, constants of neurons (one set a channel), states.
 
     constants: bias, v0, thresholds and what a reset subtracts at the state's width, a decay of 12 bits a population,
-    and where steps are mixed their weights at 32 bits. A store-and-forward population holds the input of its steps too.
+    and where steps are mixed their weights at 32 bits. A store-and-forward population holds the input of its steps too,
+    one that sends its sum nothing.
     """
     weights = sum(s.weight.size * s.weight_bits for s in chip_synapses(network))
     constants = states = 0
-    for p in network.populations:
+    for p in (p for p in network.populations if not p.sums):
         numbers = p.bias.size + p.v0.size + p.thresholds.size + (p.subtract.size if p.reset == "soft" else 0)
         constants += numbers * p.state_bits + DECAY_BITS + (0 if p.mixing is None else 32 * p.mixing.size)
         states += p.size * (p.state_bits + (0 if p.mixing is None else (1 + p.waits) * p.input_bits))

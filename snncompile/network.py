@@ -7,181 +7,74 @@ images (C, H, W), features (n,). `verify` checks a whole network and is run afte
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snncompile.errors import CompileError
+from snncompile.network_nodes import (
+    FOLDED,
+    INPUT_PAYLOAD_MAX,
+    LEAK_BELOW,
+    SYNAPSES,
+    Array,
+    AvgPool2d,
+    BatchNorm,
+    Coding,
+    Conv2d,
+    Fire,
+    Flatten,
+    Input,
+    Linear,
+    MultiThresholdLIF,
+    Node,
+    Pair,
+    Readout,
+    Reset,
+    Shape,
+    Sparse,
+    Synapses,
+    Weighted,
+    frozen,
+    in_order,
+    one_to_one,
+    sparse,
+    waits,
+)
 
-Array = NDArray[np.float64]
-Shape = tuple[int, ...]
-Pair = tuple[int, int]
-Reset = Literal["soft", "hard", "none"]
-Fire = Literal["ge", "gt"]
-Coding = Literal["direct", "events", "rate"]
-
-INPUT_PAYLOAD_MAX = 255
-"""Largest graded input spike: an 8-bit pixel, the value 1.0."""
-
-
-def frozen(values: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
-    """The values as a read-only array of that type; themselves where they are one and own their memory."""
-    if values.dtype == kind and values.base is None and not values.flags.writeable:
-        return values
-    copied = np.array(values, dtype=kind)
-    copied.flags.writeable = False
-    return copied
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operation. Arrays are made read-only; float arrays are float64."""
-
-    name: str
-    inputs: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                object.__setattr__(self, field.name, frozen(value, np.dtype(np.float64)))
-
-    @property
-    def kind(self) -> str:
-        return type(self).__name__
-
-
-@dataclass(frozen=True, eq=False)
-class Input(Node):
-    """What the host sends in the first micro-step of every time step; 0 in the others.
-
-    coding "direct": the value scale * x, the same at every time step, 0 <= scale * x <= 1; on the chip a graded spike
-    of payload round(scale * x * 255). "events": frame t of x (T, *shape), scale * x an integer, 0 to 255: its payload.
-    "rate": spikes, spread evenly over the T time steps, whose mean is scale * x rounded to 1/T.
-    """
-
-    shape: Shape
-    scale: float = 1.0
-    coding: Coding = "direct"
-
-
-@dataclass(frozen=True, eq=False)
-class Conv2d(Node):
-    """y = W * sum_pool(x) + b, cross-correlation as in torch.
-
-    weight (out, in/groups, kh, kw), bias (out,). `pool`: x is summed over pool windows first (the sources of one window
-    share one axon on the chip); (1, 1) is a plain convolution. `members`: so are that many consecutive channels, the
-    members of one neuron. Features (n,) are an image (n, 1, 1). An identity shortcut is `one_to_one` of weight 1.
-    """
-
-    weight: Array
-    bias: Array
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
-    pool: Pair = (1, 1)
-    members: int = 1
-    delay_steps: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Linear(Node):
-    """y = W flatten(sum_pool(x)) + b; weight (out, in), bias (out,), flattened in C order; the rest as in Conv2d."""
-
-    weight: Array
-    bias: Array
-    pool: Pair = (1, 1)
-    members: int = 1
-    delay_steps: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class BatchNorm(Node):
-    """y = gamma * (x - mean) / sqrt(var + eps) + beta per channel (axis 0 of the shape); all (channels,)."""
-
-    gamma: Array
-    beta: Array
-    mean: Array
-    var: Array
-    eps: float
-
-
-@dataclass(frozen=True, eq=False)
-class AvgPool2d(Node):
-    """Mean over non-overlapping windows of `kernel`; rows and columns that fill no window are left out."""
-
-    kernel: Pair
-
-
-@dataclass(frozen=True, eq=False)
-class Flatten(Node):
-    """(C, H, W) -> (C*H*W,) in C order."""
-
-
-@dataclass(frozen=True, eq=False)
-class MultiThresholdLIF(Node):
-    """Multi-threshold leaky integrate-and-fire population (the node MTLIF of docs/how-it-works.md).
-
-        I[t] = sum of inputs                                  mixing: sum over j of mixing[t, j] * (sum of inputs)[j]
-        u[t] = leak * v[t-1] + I[t]                           v[0] = v0
-        k[t] = number of j with u[t] >= thresholds[j]         (fire "gt": >)
-        y[t] = payload[k-1], 0 where k = 0
-        v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
-
-    thresholds, subtract (levels,) or (levels, channels), payload (levels,); thresholds strictly increasing.
-    mixing (T, T) or None, T the network's timesteps: LM-HT's global input (T-GIM, arXiv 2402.00411): the population
-    waits for the last step it needs. A leak above 1 (LM-HT again) amplifies; only programmable neurons have it.
-    What the lowering to binary spikes sets: `members` consecutive channels stand for one neuron of the trained network,
-    whose level is the number of them that fire; of the micro-steps of a time step the leak acts in the first, and the
-    population fires in the first `open_steps` only (None: in all).
-    `depth`: how many chip steps this population runs behind the input; None before the delays are aligned.
-    """
-
-    thresholds: Array
-    payload: Array
-    subtract: Array
-    leak: float
-    reset: Reset
-    fire: Fire
-    v0: float = 0.0
-    mixing: Array | None = None
-    members: int = 1
-    open_steps: int | None = None
-    depth: int | None = None
-
-
-def waits(mixing: NDArray[Any] | None) -> int:
-    """Steps a population must wait for input that its mixing (T, T) needs: the largest j - t with mixing[t, j] != 0."""
-    if mixing is None or not mixing.any():
-        return 0
-    t, j = np.nonzero(mixing)
-    return max(0, int((j - t).max()))
-
-
-@dataclass(frozen=True, eq=False)
-class Readout(Node):
-    """Output = scale * sum over t of leak^(T-t) x[t] / sum of leak^(T-t), x the sum of its inputs; leak 1: the mean.
-
-    t counts time steps; the micro-steps of one add up.
-
-    The predicted class is the largest entry. Fed by synapses it is a population that sums and never fires; fed by one
-    neuron population it counts that one's spikes.
-    """
-
-    scale: float = 1.0
-    leak: float = 1.0
-    depth: int | None = None
-
-
-Synapses = Conv2d | Linear
-SYNAPSES = (Conv2d, Linear)
-FOLDED = (Input, Conv2d, Linear, MultiThresholdLIF, Readout)
-"""Node types left once every norm and pool is folded."""
-
-LEAK_BELOW = 2.0
-"""LM-HT's leak lies in (0.5, 1.5); every other system's in (0, 1]."""
+__all__ = [
+    "FOLDED",
+    "INPUT_PAYLOAD_MAX",
+    "LEAK_BELOW",
+    "SYNAPSES",
+    "Array",
+    "AvgPool2d",
+    "BatchNorm",
+    "Coding",
+    "Conv2d",
+    "Fire",
+    "Flatten",
+    "Input",
+    "Linear",
+    "MultiThresholdLIF",
+    "Network",
+    "Node",
+    "Pair",
+    "Readout",
+    "Reset",
+    "Shape",
+    "Sparse",
+    "Synapses",
+    "Weighted",
+    "format_network",
+    "frozen",
+    "in_order",
+    "infer_shape",
+    "one_to_one",
+    "sparse",
+    "verify",
+    "waits",
+]
 
 N = TypeVar("N", bound=Node)
 
@@ -192,8 +85,9 @@ class Network:
 
     `timesteps` counts the chip's steps; `microsteps` of them, one after the other, make one time step of the trained
     network (1 but for lowerings that spread a time step out).
-    The one way back: synapses that read the population they end in (lateral synapses) stand after it. What they carry
-    from step t acts in step t + 1 of the same sample.
+    The one way back: synapses that read the population they end in (lateral synapses: recurrence, or what the lowering
+    makes) stand after it. What they carry from step t acts in step t + 1 of the same sample, past any mixing of steps;
+    their bias acts in every step.
     """
 
     nodes: tuple[Node, ...]
@@ -214,6 +108,11 @@ class Network:
             if (target := shapes[self.by_name[name].inputs[0]]) != shapes[name]:
                 raise CompileError(name, f"gives shape {shapes[name]} to its population of shape {target}")
         return shapes
+
+    @cached_property
+    def of_resets(self) -> frozenset[str]:
+        """Names of the lateral synapses that the lowering made of soft resets; all others are trained weights."""
+        return frozenset(node.name for node in self.of_type(Conv2d) if node.of_reset)
 
     def laterals(self, node: Node) -> tuple[str, ...]:
         """The inputs of a population that are lateral: synapses that read it itself."""
@@ -271,6 +170,8 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
             shape = _conv_shape(node, _summed(node, shape))
         case Linear():
             shape = _linear_shape(node, _summed(node, shape))
+        case Sparse():
+            shape = _sparse_shape(node, _summed(node, shape))
         case AvgPool2d():
             shape = _pooled(node, shape, node.kernel)
         case Flatten():
@@ -282,13 +183,6 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
                 node.name, f"has thresholds for {node.thresholds.shape[1]} channels, its input {shape} has {shape[0]}"
             )
     return shape
-
-
-def one_to_one(name: str, source: str, weight: Array, pool: Pair = (1, 1)) -> Conv2d:
-    """y = weight * sum_pool(x), weight (channels,): every source drives the neuron at its own place only."""
-    channels = len(weight)
-    kernels = np.reshape(weight, (channels, 1, 1, 1))
-    return Conv2d(name, (source,), kernels, np.zeros(channels), groups=channels, pool=pool)
 
 
 def _summed(node: Synapses, shape: Shape) -> Shape:
@@ -330,11 +224,19 @@ def _linear_shape(node: Linear, shape: Shape) -> Shape:
     return (node.weight.shape[0],)
 
 
+def _sparse_shape(node: Sparse, shape: Shape) -> Shape:
+    features = int(np.prod(shape if node.pool == (1, 1) else _pooled(node, shape, node.pool)))
+    if len(node.column) and (largest := int(node.column.max())) >= features:
+        raise CompileError(node.name, f"reads feature {largest}, its input {shape} gives {features}")
+    return (node.features,)
+
+
 def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> None:
     """Checks that a network means something; raises CompileError naming the node.
 
     One Input first and one Readout last; unique names; inputs defined before use; node types within `allowed`; finite
-    parameters; leak in (0, 2); increasing positive thresholds; positive variances; shapes that fit; T >= 1.
+    parameters; leak in (0, 2); increasing positive thresholds; positive variances; shapes that fit; T >= 1; the
+    synapses of a sparse layer sorted, none twice; no population that reads itself alone.
     """
     if network.timesteps < 1 or network.microsteps < 1 or network.timesteps % network.microsteps:
         steps = f"{network.timesteps} time steps in groups of {network.microsteps}"
@@ -349,13 +251,16 @@ def verify(network: Network, allowed: tuple[type[Node], ...] | None = None) -> N
         if missing := [
             name for name in node.inputs if name not in seen and not _is_lateral(network.by_name.get(name), node)
         ]:
-            raise CompileError(node.name, f"reads {missing[0]!r}, which is not before it")
+            later = missing[0] in network.by_name
+            hint = "a population may read itself; feedback over several populations is not supported" if later else ""
+            raise CompileError(node.name, f"reads {missing[0]!r}, which is not before it", hint)
         if allowed is not None and not isinstance(node, allowed):
             raise CompileError(
                 node.name, f"a {node.kind} is left at this stage", f"allowed: {', '.join(t.__name__ for t in allowed)}"
             )
         _verify_node(node)
         _verify_mixing(node, network.timesteps)
+        _verify_laterals(network, node)
         seen.add(node.name)
     _ = network.shapes
 
@@ -381,12 +286,34 @@ def _verify_node(node: Node) -> None:
         raise CompileError(
             node.name, f"a {node.kind} has {len(node.inputs)} inputs, needs 1", "currents add up in a neuron"
         )
-    if isinstance(node, Conv2d | Linear) and node.bias.shape != node.weight.shape[:1]:
+    if isinstance(node, Sparse):
+        _verify_sparse(node)
+    elif isinstance(node, Weighted) and node.bias.shape != node.weight.shape[:1]:
         raise CompileError(node.name, f"bias has shape {node.bias.shape}, weight {node.weight.shape}")
     if isinstance(node, BatchNorm) and (node.var + node.eps <= 0).any():
         raise CompileError(node.name, "has a variance that is not positive", "train or load the model again")
     if isinstance(node, MultiThresholdLIF):
         _verify_neuron(node)
+
+
+def _verify_sparse(node: Sparse) -> None:
+    if not len(node.weight) == len(node.row) == len(node.column) or node.weight.ndim != 1:
+        sizes = ", ".join(str(values.shape) for values in (node.weight, node.row, node.column))
+        raise CompileError(node.name, f"has weights, rows and columns of shapes {sizes}", "one of each a synapse")
+    if not len(node.weight):
+        raise CompileError(node.name, "has no synapses")
+    if min(node.row.min(), node.column.min()) < 0 or node.row.max() >= node.features:
+        targets, sources = (f"{index.min()} to {index.max()}" for index in (node.row, node.column))
+        problem = f"has synapses to targets {targets} and from sources {sources}, and {node.features} targets"
+        raise CompileError(node.name, problem)
+    rows, columns = np.diff(node.row), np.diff(node.column)
+    if (twice := (rows == 0) & (columns == 0)).any():
+        i = int(twice.argmax())
+        raise CompileError(
+            node.name, f"has two synapses from {node.column[i]} to {node.row[i]}", "add their weights up to one"
+        )
+    if ((rows < 0) | ((rows == 0) & (columns < 0))).any():
+        raise CompileError(node.name, "lists its synapses in no order", "sort them by row, then column: network.sparse")
 
 
 def _verify_mixing(node: Node, timesteps: int) -> None:
@@ -397,6 +324,21 @@ def _verify_mixing(node: Node, timesteps: int) -> None:
             f"mixes {mixing.shape} steps, the network has T = {timesteps}",
             "a T-GIM is T x T, of the network's T",
         )
+
+
+def _verify_laterals(network: Network, node: Node) -> None:
+    if not isinstance(node, MultiThresholdLIF):
+        return
+    laterals = network.laterals(node)
+    if laterals and len(laterals) == len(node.inputs):
+        raise CompileError(node.name, f"reads nothing but itself ({', '.join(laterals)})", "connect it to the input")
+    for synapses in (network.by_name[name] for name in laterals if node.mixing is not None):
+        if isinstance(synapses, Weighted) and synapses.bias.any():
+            raise CompileError(
+                synapses.name,
+                f"has a bias, and {node.name} mixes the steps of its other inputs",
+                "give the bias to the synapses that come from another layer",
+            )
 
 
 def _verify_neuron(node: MultiThresholdLIF) -> None:
@@ -415,7 +357,8 @@ def format_network(network: Network) -> str:
     lines = [f"network T={network.timesteps}"]
     for node in network.nodes:
         values = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("name", "inputs", "shape")}
-        parameters = (f"{name}={_short(value)}" for name, value in values.items() if value is not None)
+        told = {name: value for name, value in values.items() if value is not None and value is not False}
+        parameters = (f"{name}={_short(value)}" for name, value in told.items())
         shape = "x".join(map(str, network.shapes[node.name]))
         lines.append(
             f"  {node.name}: {node.kind}({', '.join(node.inputs)}) -> {shape}  {' '.join(parameters)}".rstrip()

@@ -3,13 +3,21 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from snncompile import network as float_network
+from snncompile.backend import Activity
 from snncompile.chip import Chip, Numerics
+from snncompile.levels import activity_of, default_levels
 from snncompile.lowering import Mode, plan, resolve
 from snncompile.mapping import partition
+from snncompile.mapping.activity import packet_flow
+from snncompile.mapping.fit import Fitted, fit
+from snncompile.mapping.optimise import DEFAULT_EFFORT, place
+from snncompile.mapping.pins import Pins, pinned_slots
 from snncompile.mapping.place import place_hilbert
 from snncompile.network import FOLDED, Network
 from snncompile.passes.align_delays import AlignDelays
@@ -23,7 +31,8 @@ from snncompile.passes.rate_input import RateInput
 from snncompile.passes.simplify_steps import SimplifySteps
 from snncompile.passes.split_shared import SplitShared
 from snncompile.program import InputCoding, Program, Provenance
-from snncompile.quantization.quantize import quantize
+from snncompile.quant_network import QuantNetwork
+from snncompile.quantization.quantize import HostScales, quantize
 from snncompile.quantization.rounding import Rounding
 from snncompile.quantization.verify_integers import verify_integers
 
@@ -67,6 +76,23 @@ class StepLog:
         self.steps.append({"name": name, "seconds": round(time.perf_counter() - start, 4)})
 
 
+def assumed_activity(program: Program) -> Activity:
+    """The stated assumption for every neuron (`levels.default_levels`)."""
+    return activity_of(program.network, default_levels(program.network))
+
+
+@dataclass(frozen=True)
+class Placing:
+    """How cores are placed: how long to search (0 to 3), what the user has put where, and how often neurons fire.
+
+    activity: of a program whose cores are not yet where they will be.
+    """
+
+    effort: int = DEFAULT_EFFORT
+    pins: Pins = field(default_factory=dict)
+    activity: Callable[[Program], Activity] = assumed_activity
+
+
 def place_program(
     target: str,
     chip: Chip,
@@ -74,18 +100,37 @@ def place_program(
     made: Provenance,
     log: StepLog | None = None,
     how: Rounding | None = None,
+    placing: Placing | None = None,
 ) -> Program:
     """A lowered network quantised, cut and placed."""
-    log = log or StepLog()
+    log, placing = log or StepLog(), placing or Placing()
     with log.step("quantize"):
         quantized, host = quantize(lowered, chip.numerics, made.weight_bits, how)
         verify_integers(quantized)
     with log.step("partition"):
-        core_graph = partition.partition(quantized, chip)
+        fitted = fit(quantized, chip)
+        core_graph = fitted.graph
+        if fitted.remedies:
+            quantized, host, made = _mended(fitted, host, made)
+            verify_integers(quantized)
         partition.verify(core_graph, quantized, chip)
     with log.step("place"):
-        placement = place_hilbert(len(core_graph.cores), chip.mesh)
-    return Program(target, chip, quantized, host, core_graph, placement, made)
+        pins = pinned_slots(placing.pins, core_graph, chip.mesh)
+        start = place_hilbert(core_graph.core_count, chip.mesh)
+        program = Program(target, chip, quantized, host, core_graph, start, made)
+        flow = packet_flow(quantized, core_graph, placing.activity(program))
+        placement = place(flow, chip.mesh, placing.effort, pins)
+    return replace(program, placement=placement)
+
+
+def _mended(fitted: Fitted, host: HostScales, made: Provenance) -> tuple[QuantNetwork, HostScales, Provenance]:
+    """The network with its remedies; what the new populations' states are worth, and how they came to be."""
+    new = {p.name: p for p in fitted.network.populations if p.name not in host.state}
+    state = {name: np.ones(p.shape[0]) for name, p in new.items() if not p.sums}
+    lowering = {name: {"lowering": "added so that layers fit", "exactness": "exact"} for name in new}
+    remedies = tuple(asdict(remedy) for remedy in fitted.remedies)
+    known = replace(made, lowering={**made.lowering, **lowering}, remedies=remedies)
+    return fitted.network, replace(host, state={**host.state, **state}), known
 
 
 def run_passes(network: Network, passes: tuple[Pass, ...] = FOLDS) -> Network:

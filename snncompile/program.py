@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from snncompile.chip import Chip
 from snncompile.encoding import Encoder
-from snncompile.mapping.partition import Box, Core, CoreGraph, Grid, Slice
+from snncompile.mapping.partition import RESOURCES, CoreGraph, Grid
 from snncompile.mapping.place import Placement
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.quantization.quantize import HostScales
@@ -35,6 +35,8 @@ class Provenance:
     input_coding: InputCoding
     lowering: Mapping[str, Mapping[str, str]]
     """Per population: how its neurons were lowered and the exactness class of that."""
+    remedies: tuple[Mapping[str, Any], ...] = ()
+    """What was done so that every layer fits (`mapping.fit.Remedy`), in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +81,14 @@ def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
         },
         "host": {"output_scale": program.host.output_scale, "encoder": _plain_encoder(program.host.encoder, arrays)},
         "grids": {name: [edges.tolist() for edges in grid.axes] for name, grid in program.core_graph.grids.items()},
-        "cores": [
-            {"slices": [[part.population, part.box] for part in core.slices], "usage": core.usage}
-            for core in program.core_graph.cores
-        ],
-        "core_of": program.core_graph.core_of.tolist(),
+        "formats": program.core_graph.formats,
+        "shared_lists": program.core_graph.shared,
         "placement": {axis: getattr(program.placement, axis).tolist() for axis in ("chip", "x", "y", "slot")},
         "provenance": {field.name: getattr(program.provenance, field.name) for field in fields(Provenance)},
     }
+    arrays["cores.core_of"] = narrowed(program.core_graph.core_of)
+    for resource in RESOURCES:
+        arrays[f"cores.usage.{resource}"] = narrowed(program.core_graph.usage[resource])
     for name, scale in program.host.state.items():
         arrays[f"host.state.{name}"] = scale
     return description, arrays
@@ -139,21 +141,20 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
         microsteps=net["microsteps"],
         input_kind=net["input_kind"],
     )
-    state = {p.name: np.asarray(arrays[f"host.state.{p.name}"], np.float64) for p in network.populations}
+    scales = {p.name: f"host.state.{p.name}" for p in network.populations}  # none of what remedies added
+    state = {name: np.asarray(arrays[key], np.float64) for name, key in scales.items() if key in arrays}
     grids = {name: Grid(*(np.array(edges) for edges in axes)) for name, axes in description["grids"].items()}
-    cores = tuple(
-        Core(tuple(Slice(name, _box(box)) for name, box in core["slices"]), core["usage"])
-        for core in description["cores"]
-    )
+    core_of = np.asarray(arrays["cores.core_of"], np.int64)
+    usage = {resource: np.asarray(arrays[f"cores.usage.{resource}"], np.int64) for resource in RESOURCES}
     made = description["provenance"]
     return Program(
         target=description["target"],
         chip=Chip.model_validate(description["chip"]),
         network=network,
         host=HostScales(_encoder(description["host"]["encoder"], arrays), state, description["host"]["output_scale"]),
-        core_graph=CoreGraph(grids, cores, np.array(description["core_of"], np.int64)),
+        core_graph=CoreGraph(grids, core_of, usage, description["formats"], tuple(description["shared_lists"])),
         placement=Placement(**{axis: np.array(values) for axis, values in description["placement"].items()}),
-        provenance=Provenance(**{**made, "passes": tuple(made["passes"])}),
+        provenance=Provenance(**{**made, "passes": tuple(made["passes"]), "remedies": tuple(made["remedies"])}),
     )
 
 
@@ -163,8 +164,3 @@ def _restored(plain: dict[str, Any], prefix: str, arrays: Mapping[str, NDArray[n
         key.removeprefix(f"{prefix}."): value for key, value in arrays.items() if key.rpartition(".")[0] == prefix
     }
     return {**tuples, **stored}
-
-
-def _box(plain: list[list[int]]) -> Box:
-    (c0, c1), (y0, y1), (x0, x1) = plain
-    return (c0, c1), (y0, y1), (x0, x1)

@@ -14,6 +14,9 @@ Where a time step has several micro-steps, the decay acts in the first, and k is
 The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A
 population without thresholds never fires: it sums its input, and the host reads its state after the sample's last
 step. If the last population fires, the host sums its payloads over the sample instead.
+
+A population that `sends` its sum keeps no state, and has no bias: y[t] = u[t] = a[t], any integer; 0 is no spike. It
+passes on what several cores added up in parts, or spikes to more cores than their source reaches (`mapping.remedies`).
 """
 
 from collections.abc import Mapping
@@ -52,14 +55,17 @@ def _freeze(value: object) -> None:
 class QuantSynapses:
     """Integer synapses from `source` into the population that lists them.
 
-    weight: conv (out, in/groups, kh, kw), features (n,) taken as (n, 1, 1); linear (out, in). `pool`: payloads of one
-    window add up before the weight (one axon for the window), as do those of `members` consecutive channels.
-    `weight_bits`: signed width that holds every weight.
+    weight: conv (out, in/groups, kh, kw), features (n,) taken as (n, 1, 1); linear (out, in); sparse (synapses,), each
+    from source `column` (of the flattened source) to target `row`, sorted by row, then column, of `features` targets.
+    `pool`: payloads of one window add up before the weight (one axon for the window), as do those of `members`
+    consecutive channels. `reads`: the first channel of the source that they read and the first that they do not; None:
+    all. `weight_bits`: signed width that holds every weight. `part_of`: the trained layer that they are a part or a
+    copy of, None: that of their own name.
     """
 
     name: str
     source: str
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "sparse"]
     weight: IntArray
     weight_bits: int
     exponent: int
@@ -70,13 +76,37 @@ class QuantSynapses:
     groups: int = 1
     delay_steps: int = 1
     members: int = 1
+    row: IntArray | None = None
+    column: IntArray | None = None
+    features: int | None = None
+    reads: Pair | None = None
+    part_of: str | None = None
 
     def __post_init__(self) -> None:
         _freeze(self)
+        if (self.kind == "sparse") != (self.features is not None and self.row is not None and self.column is not None):
+            raise InternalError(f"{self.name}: {self.kind} synapses, and rows and columns or not")
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return len(self.weight) if self.features is None else self.features
+
+    @property
+    def listed(self) -> tuple[IntArray, IntArray]:
+        """row and column of every synapse of a sparse layer."""
+        assert self.row is not None
+        assert self.column is not None
+        return self.row, self.column
 
     @cached_property
     def row_sums(self) -> tuple[IntArray, IntArray]:
         """(out,) sums of the negative and of the positive weights of every output channel."""
+        if self.kind == "sparse":
+            low, high = np.zeros((2, self.channels), np.int64)
+            np.add.at(low, self.listed[0], np.minimum(self.weight, 0))
+            np.add.at(high, self.listed[0], np.maximum(self.weight, 0))
+            return low, high
         flat = self.weight.reshape(len(self.weight), -1)
         positive = np.maximum(flat, 0).sum(1)
         return flat.sum(1) - positive, positive
@@ -97,7 +127,8 @@ class Population:
     (`state_bounds.prove`). `depth`: chip steps behind the input. `mixing` (T, T) in units of 1/4096, or None; a
     population that mixes stores the input of the steps it needs before its first (store and forward). `members`
     consecutive channels stand for one neuron of the trained network; of the micro-steps of a time step the decay acts
-    in the first, and the population fires in the first `open_steps` (None: all).
+    in the first, and the population fires in the first `open_steps` (None: all). `sends` "sum": its input, not levels;
+    no thresholds, bias, v0, mixing, decay and open_steps then, reset "hard".
     """
 
     name: str
@@ -117,6 +148,7 @@ class Population:
     mixing: IntArray | None = None
     members: int = 1
     open_steps: int | None = None
+    sends: Literal["levels", "sum"] = "levels"
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -127,10 +159,18 @@ class Population:
 
     @property
     def spiking(self) -> bool:
-        return len(self.thresholds) > 0
+        return self.sums or len(self.thresholds) > 0
+
+    @property
+    def sums(self) -> bool:
+        """Whether it sends its summed input."""
+        return self.sends == "sum"
 
     @property
     def payload_max(self) -> int:
+        """Largest |payload|; of a sum what its proven width holds."""
+        if self.sums:
+            return 1 << (self.input_bits - 1)
         return int(self.payload.max()) if self.spiking else 0
 
     @cached_property
@@ -193,7 +233,16 @@ class QuantNetwork:
         return tuple(synapses for synapses in self.synapses if synapses.source == name)
 
     def target_of(self, synapses: QuantSynapses) -> Population:
-        return next(population for population in self.populations if synapses.name in population.synapses)
+        return self._target_of[synapses.name]
+
+    @cached_property
+    def _target_of(self) -> Mapping[str, Population]:
+        return {name: population for population in self.populations for name in population.synapses}
+
+    def read_shape(self, synapses: QuantSynapses) -> Shape:
+        """Shape of what synapses read of their source, before members and windows add up."""
+        shape = self.shape_of(synapses.source)
+        return shape if synapses.reads is None else (synapses.reads[1] - synapses.reads[0], *shape[1:])
 
 
 def pooled_shape(shape: Shape, pool: Pair, members: int = 1) -> Shape:

@@ -25,6 +25,7 @@ from snncompile.network import (
     Pair,
     Readout,
     Shape,
+    Sparse,
 )
 from snncompile.quant_network import MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.quantization.state_bounds import decay
@@ -98,6 +99,9 @@ def stateless(node: Node, x: Array) -> Array:
             return y + _per_channel(node.bias, y)
         case Linear():
             return sum_pool(sum_members(x, node.members), node.pool).reshape(len(x), -1) @ node.weight.T + node.bias
+        case Sparse():
+            s = sum_pool(sum_members(x, node.members), node.pool).reshape(len(x), -1)
+            return listed_product(s, node.weight, node.row, node.column, node.features) + node.bias
         case BatchNorm():
             gamma, beta, mean, var = (_per_channel(p, x) for p in (node.gamma, node.beta, node.mean, node.var))
             return gamma * (x - mean) / np.sqrt(var + node.eps) + beta
@@ -111,7 +115,10 @@ def stateless(node: Node, x: Array) -> Array:
 def float_neurons(
     node: MultiThresholdLIF, current: Array, laterals: Sequence[Node] = (), microsteps: int = 1
 ) -> tuple[Array, Array]:
-    """Payloads and membranes before firing for input currents (T, N, ...); lateral synapses add theirs."""
+    """Payloads and membranes before firing for input currents (T, N, ...); lateral synapses add theirs.
+
+    Before the first step a population sent nothing: of its lateral synapses only the bias acts in it.
+    """
     table = np.concatenate([[0.0], node.payload])
     reached: Callable[[Array, Array], NDArray[np.bool_]] = np.greater_equal if node.fire == "ge" else np.greater
     if node.mixing is not None:
@@ -121,7 +128,7 @@ def float_neurons(
     for t, step in enumerate(current):
         micro = t % microsteps
         u = (node.leak if micro == 0 else 1.0) * v + step
-        u = u + sum(stateless(synapses, y) for synapses in laterals) if t > 0 else u
+        u = u + sum(stateless(synapses, y) for synapses in laterals)
         k = np.zeros(u.shape, np.int64)
         if node.open_steps is None or micro < node.open_steps:
             k = np.sum([reached(u, _per_channel(theta, u)) for theta in node.thresholds], axis=0)
@@ -227,8 +234,11 @@ def initial_state(population: Population, samples: int) -> IntArray:
 
 def integer_current(synapses: QuantSynapses, payloads: IntArray) -> IntArray:
     """(W s) << exponent for one step of payloads (N, ...)."""
-    s = sum_pool(sum_members(payloads, synapses.members), synapses.pool)
-    if synapses.kind == "linear":
+    read = payloads if synapses.reads is None else payloads[:, slice(*synapses.reads)]
+    s = sum_pool(sum_members(read, synapses.members), synapses.pool)
+    if synapses.kind == "sparse":
+        a = listed_product(s.reshape(len(s), -1), synapses.weight, *synapses.listed, synapses.channels)
+    elif synapses.kind == "linear":
         a = s.reshape(len(s), -1) @ synapses.weight.T
     else:
         a = convolve(s, synapses.weight, synapses.stride, synapses.padding, synapses.dilation, synapses.groups)
@@ -248,8 +258,10 @@ def step_population(
 ) -> tuple[IntArray, IntArray, IntArray]:
     """One step on the input I: (u before firing, level k, v after reset), each (N, *shape).
 
-    micro: which micro-step of its time step this is.
+    micro: which micro-step of its time step this is. The level of a population that sends its sum is that sum.
     """
+    if population.sums:
+        return current, current, np.zeros_like(v)
     u = (decay(v, population.decay) if micro == 0 else v) + current
     k = np.zeros_like(u)
     for threshold in population.thresholds if population.is_open(micro) else ():
@@ -262,6 +274,8 @@ def step_population(
 
 def emitted(population: Population, k: IntArray) -> IntArray:
     """Payload of level k; 0 (no spike) for k = 0."""
+    if population.sums:
+        return k
     return np.concatenate([np.zeros(1, np.int64), population.payload])[k]
 
 
@@ -280,6 +294,16 @@ def sum_pool(x: NDArray[Any], window: Pair) -> NDArray[Any]:
     height, width = (n // w for n, w in zip(x.shape[-2:], window, strict=True))
     trimmed = x[..., : height * window[0], : width * window[1]]
     return trimmed.reshape(*x.shape[:-2], height, window[0], width, window[1]).sum((-3, -1))
+
+
+def listed_product(
+    s: NDArray[Any], weight: NDArray[Any], row: NDArray[np.int64], column: NDArray[np.int64], features: int
+) -> NDArray[Any]:
+    """W s for s (N, n) and the matrix W (features, n) that is weight[i] at (row[i], column[i]), else 0."""
+    y = np.zeros((len(s), features), np.result_type(s, weight))
+    for sample, values in zip(y, s, strict=True):
+        np.add.at(sample, row, weight * values[column])
+    return y
 
 
 def convolve(

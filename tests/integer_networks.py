@@ -5,13 +5,16 @@ from dataclasses import replace
 import numpy as np
 
 from snncompile.network import Shape, waits
-from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
+from snncompile.quant_network import Population, QuantNetwork, QuantSynapses, pooled_shape
 from snncompile.quantization.state_bounds import prove
 from snncompile.quantization.verify_integers import verify_integers
 
 
-def integer_network(seed: int) -> QuantNetwork:
-    """Two to four populations: conv and linear, shortcuts, lateral synapses, mixing, micro-steps, signed currents."""
+def integer_network(seed: int, listed: bool = False) -> QuantNetwork:
+    """Two to four populations: conv and linear, shortcuts, lateral synapses, mixing, micro-steps, signed currents.
+
+    listed: sparse synapses too, dense ones that read a part of the channels, and populations that send sums.
+    """
     rng = np.random.default_rng(seed)
     microsteps = int(rng.choice([1, 1, 2, 3]))
     currents = bool(rng.random() < 0.3)
@@ -28,15 +31,34 @@ def integer_network(seed: int) -> QuantNetwork:
     )
     count = int(rng.integers(2, 5))
     for number in range(count):
-        network = _with_population(rng, network, f"p{number}", last=number == count - 1)
+        if listed and number > 0 and rng.random() < 0.4:
+            network = _with_sum(rng, network, f"p{number}_sum")
+        network = _with_population(rng, network, f"p{number}", number == count - 1, listed)
     verify_integers(network)
     return network
 
 
-def _with_population(rng: np.random.Generator, network: QuantNetwork, name: str, last: bool) -> QuantNetwork:
+def _with_sum(rng: np.random.Generator, network: QuantNetwork, name: str) -> QuantNetwork:
+    """The network with a population that adds up what the last one sends, and sends that."""
+    source = network.populations[-1]
+    synapses = _listed_too(rng, network, source.name, f"{name}_a")
+    synapses = replace(synapses, delay_steps=1)
+    shape = _target_shape(network, synapses)
+    zeros, none = np.zeros(shape[0], np.int64), np.zeros((0, shape[0]), np.int64)
+    population = Population(
+        name, shape, (synapses.name,), zeros, zeros, none, none[:, 0], none, 0, "hard", "ge", source.depth + 1, 0, 0,
+        sends="sum",
+    )  # fmt: skip
+    return _proven(network, (synapses,), population)
+
+
+def _with_population(
+    rng: np.random.Generator, network: QuantNetwork, name: str, last: bool, listed: bool
+) -> QuantNetwork:
     source = network.populations[-1].name if network.populations else network.input_name
     host = source == network.input_name and network.input_kind == "currents"
-    first = _one_to_one(rng, network, source, f"{name}_a") if host else _synapses(rng, network, source, f"{name}_a")
+    any_synapses = _listed_too if listed else _synapses
+    first = _one_to_one(rng, network, source, f"{name}_a") if host else any_synapses(rng, network, source, f"{name}_a")
     shape = _target_shape(network, first)
     incoming = [first]
     skips = [network.input_name, *(p.name for p in network.populations[:-1])]
@@ -46,14 +68,19 @@ def _with_population(rng: np.random.Generator, network: QuantNetwork, name: str,
     members = int(rng.choice([n for n in (1, 2, 3) if shape[0] % n == 0]))
     population = _population(rng, network, name, shape, members, spiking=not last or rng.random() < 0.3)
     if population.spiking and rng.random() < 0.6:
-        incoming.append(_lateral(rng, population, f"{name}_lateral"))
+        lateral = _lateral(rng, population, f"{name}_lateral")
+        incoming.append(_some(rng, lateral) if listed and lateral.kind == "linear" else lateral)
     depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
     depth = max(depths[s.source] for s in incoming if s.source != name) + 1 + population.waits
     aligned = tuple(
         s if s.source == name else replace(s, delay_steps=depth - population.waits - depths[s.source]) for s in incoming
     )
     population = replace(population, depth=depth, synapses=tuple(s.name for s in aligned))
-    network = replace(network, synapses=(*network.synapses, *aligned), populations=(*network.populations, population))
+    return _proven(network, aligned, population)
+
+
+def _proven(network: QuantNetwork, synapses: tuple[QuantSynapses, ...], population: Population) -> QuantNetwork:
+    network = replace(network, synapses=(*network.synapses, *synapses), populations=(*network.populations, population))
     bounds = prove(network, population)
     proven = replace(population, input_bits=bounds.input_bits, state_bits=bounds.state_bits)
     return replace(network, populations=(*network.populations[:-1], proven))
@@ -90,6 +117,44 @@ def _synapses(rng: np.random.Generator, network: QuantNetwork, source: str, name
     stride = tuple(int(n) for n in rng.integers(1, 3, 2))
     geometry = {"pool": pool, "stride": stride, "padding": (1, 1), "groups": groups, "members": members}
     return QuantSynapses(name, source, "conv", weight, 5, exponent, **geometry)
+
+
+def _listed_too(rng: np.random.Generator, network: QuantNetwork, source: str, name: str) -> QuantSynapses:
+    """As `_synapses`; some linear ones sparse, some without groups reading only a part of the channels."""
+    synapses = _synapses(rng, network, source, name)
+    if synapses.kind == "linear" and rng.random() < 0.6:
+        return _some(rng, synapses)
+    channels = network.shape_of(source)[0] // synapses.members
+    if synapses.groups > 1 or rng.random() < 0.5:
+        return synapses
+    first, end = sorted(int(n) for n in rng.choice(channels + 1, 2, replace=False))
+    weight = synapses.weight.reshape(len(synapses.weight), channels, -1)[:, first:end]
+    kernel = synapses.weight.shape[2:] if synapses.kind == "conv" else ()
+    weight = weight.reshape(len(weight), end - first, *kernel) if kernel else weight.reshape(len(weight), -1)
+    return replace(synapses, weight=weight, reads=(first * synapses.members, end * synapses.members))
+
+
+def _some(rng: np.random.Generator, synapses: QuantSynapses) -> QuantSynapses:
+    """Some of linear synapses, as sparse ones; at least one, not from or to every neuron."""
+    there = rng.random(synapses.weight.shape) < rng.choice([0.2, 0.7])
+    there.flat[int(rng.integers(there.size))] = True
+    row, column = np.nonzero(there)
+    weight = synapses.weight[row, column]
+    return replace(synapses, kind="sparse", weight=weight, row=row, column=column, features=len(there))
+
+
+def dense(network: QuantNetwork) -> QuantNetwork:
+    """The same network with linear synapses, zeros included, in place of sparse ones."""
+    return replace(network, synapses=tuple(_dense(network, s) for s in network.synapses))
+
+
+def _dense(network: QuantNetwork, synapses: QuantSynapses) -> QuantSynapses:
+    if synapses.kind != "sparse":
+        return synapses
+    features = int(np.prod(pooled_shape(network.shape_of(synapses.source), synapses.pool, synapses.members)))
+    weight = np.zeros((synapses.channels, features), np.int64)
+    weight[synapses.listed] = synapses.weight
+    return replace(synapses, kind="linear", weight=weight, row=None, column=None, features=None)
 
 
 def _summed(rng: np.random.Generator, channels: int) -> int:

@@ -14,6 +14,8 @@ from snncompile.network import (
     Network,
     Node,
     Readout,
+    Sparse,
+    sparse,
 )
 from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
@@ -174,6 +176,95 @@ def shared_network(seed: int) -> Network:
         Readout("out", ("l",)),
     )
     return Network(nodes, int(rng.integers(1, 4)))
+
+
+def sparse_layer(rng: np.random.Generator, name: str, source: str, out: int, fan_in: int, bias: bool = True) -> Sparse:
+    """Half of the synapses there could be; every target may have none, not all."""
+    there = rng.random((out, fan_in)) < 0.5
+    there[int(rng.integers(out)), int(rng.integers(fan_in))] = True
+    row, column = np.nonzero(there)
+    weight = rng.normal(0, 2 / np.sqrt(fan_in), len(row))
+    return sparse(name, source, weight, row, column, rng.normal(0, 0.1, out) * bias)
+
+
+def sparse_network(seed: int) -> Network:
+    """A convolution, pooled and flattened into sparse layers, one with a norm, one a shortcut, one the readout's."""
+    rng = np.random.default_rng(seed)
+    channels, hidden = int(rng.integers(1, 4)), int(rng.integers(3, 9))
+    joined = MultiThresholdLIF(**{**vars(neuron(rng, "n3", "s3")), "inputs": ("s3", "skip")})
+    nodes = (
+        Input("x", (), (1, 5, 4), scale=1 / 255),
+        Conv2d("c1", ("x",), rng.normal(0, 0.6, (channels, 1, 3, 3)), rng.normal(0, 0.1, channels), padding=(1, 1)),
+        neuron(rng, "n1", "c1"),
+        AvgPool2d("p", ("n1",), kernel=(2, 1)),
+        Flatten("f", ("p",)),
+        sparse_layer(rng, "s2", "f", hidden, channels * 8),
+        batch_norm(rng, "b", "s2", hidden),
+        neuron(rng, "n2", "b"),
+        sparse_layer(rng, "s3", "n2", 6, hidden),
+        sparse_layer(rng, "skip", "f", 6, channels * 8),
+        joined,
+        sparse_layer(rng, "s4", "n3", 3, 6),
+        Readout("out", ("s4",)),
+    )
+    return Network(nodes, timesteps=int(rng.integers(1, 5)))
+
+
+def flat_sparse_network(seed: int) -> Network:
+    """Sparse layers from features to features, as the mapping takes them."""
+    rng = np.random.default_rng(seed)
+    a, b = (int(n) for n in rng.integers(5, 30, 2))
+    nodes = (
+        Input("x", (), (7,), scale=1.0),
+        sparse_layer(rng, "s1", "x", a, 7),
+        neuron(rng, "n1", "s1"),
+        sparse_layer(rng, "s2", "n1", b, a),
+        neuron(rng, "n2", "s2"),
+        sparse_layer(rng, "s3", "n2", 3, b),
+        Readout("out", ("s3",)),
+    )
+    return Network(nodes, timesteps=int(rng.integers(2, 5)))
+
+
+def recurrent_network(seed: int) -> Network:
+    """Populations that read themselves: an image by a convolution, features by dense and by sparse synapses."""
+    rng = np.random.default_rng(seed)
+    channels, hidden = int(rng.integers(1, 4)), int(rng.integers(3, 8))
+
+    def loop(name: str, own: str, source: str) -> MultiThresholdLIF:
+        return MultiThresholdLIF(**{**vars(neuron(rng, name, source)), "inputs": (source, own)})
+
+    def dense(name: str, source: str, out: int, fan_in: int) -> Linear:
+        return Linear(name, (source,), rng.normal(0, 1 / np.sqrt(fan_in), (out, fan_in)), rng.normal(0, 0.1, out))
+
+    image = (Input("x", (), (1, 4, 3), scale=1 / 255),
+        Conv2d("c1", ("x",), rng.normal(0, 0.6, (channels, 1, 3, 3)), rng.normal(0, 0.1, channels), padding=(1, 1)),
+        loop("n1", "r1", "c1"),
+        Conv2d("r1", ("n1",), rng.normal(0, 0.4, (channels, channels, 3, 3)), np.full(channels, 0.1), padding=(1, 1)),
+        Flatten("f", ("n1",)),
+        dense("l2", "f", hidden, channels * 12))  # fmt: skip
+    features = (Input("x", (), (6,)), dense("l2", "x", hidden, 6))
+    nodes = (
+        *(image if rng.random() < 0.5 else features),
+        loop("n2", "r2", "l2"),
+        dense("r2", "n2", hidden, hidden),
+        dense("l3", "n2", 6, hidden),
+        loop("n3", "r3", "l3"),
+        sparse_layer(rng, "r3", "n3", 6, 6),
+        dense("l4", "n3", 3, 6),
+        Readout("out", ("l4",)),
+    )
+    return Network(nodes, timesteps=int(rng.integers(1, 6)))
+
+
+def without_sparse(network: Network) -> Network:
+    """The same network with zeros in dense layers for the synapses that sparse ones do not have."""
+    changed = {}
+    for node in network.of_type(Sparse):
+        weight = np.zeros((node.features, int(np.prod(network.shapes[node.inputs[0]]))))
+        weight[node.row, node.column] = node.weight
+        changed[node.name] = Linear(node.name, node.inputs, weight, node.bias)
+    return network.replacing(changed)
 
 
 def random_network(seed: int) -> Network:

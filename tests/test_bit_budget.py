@@ -56,6 +56,13 @@ def test_the_choice_is_the_cheapest_tried_within_the_budget(choice: BitChoice) -
     assert {tuple(row["bits"].values()) for row in table["tried"]} >= {(8, 8), (4, 4), (2, 2)}
 
 
+def test_following_the_rounded_layers_is_kept_where_it_is_no_worse(choice: BitChoice) -> None:
+    followed = choice.table["following"]
+    (chosen,) = (row for row in choice.table["tried"] if row["chosen"])
+    assert choice.how.follow == followed["chosen"] == (followed["accuracy"] >= chosen["accuracy"])
+    assert choice.how.memo is None
+
+
 def test_sensitivity_falls_with_the_bits(choice: BitChoice) -> None:
     for row in choice.table["sensitivity"].values():
         assert row["2"] > row["4"] > row["8"]

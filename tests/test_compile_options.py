@@ -102,6 +102,8 @@ def test_bits_are_chosen_within_the_budget_and_listed(model: Path, tmp_path: Pat
         model, "loihi2-sim", tmp_path / "p", Options(weight_bits="auto", rounding="gptq"), samples(200, 2)
     )
     tried = compiled.report["bit_budget"]
+    follows = tried["following"]["chosen"]
+    assert compiled.report["calibration"] == {"samples": 100, "diagonal_only": [], "follows_rounding": follows}
     assert [entry["bits"] for entry in tried["tried"] if entry["chosen"]] == [tried["chosen"]]
     widths = {s.name: s.weight_bits for s in compiled.program.network.synapses}
     assert widths == tried["chosen"] == dict(compiled.program.provenance.bits)

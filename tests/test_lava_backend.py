@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from integer_networks import integer_inputs, integer_network
 from lava_networks import (
     SHAPES,
     host_layer,
@@ -21,10 +23,13 @@ from lava_networks import (
     seal,
     systems_network,
 )
+from random_networks import images, quantized, recurrent_network
 from snncompile.backends.lava import LavaBackend
 from snncompile.backends.lava.emit import emit, narrowed
+from test_lowering import with_resets
 
 from snncompile.errors import CompileError
+from snncompile.quant_network import QuantNetwork
 from snncompile.reference import run_integer
 
 needs_lava = pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava-nc is not installed")
@@ -99,6 +104,50 @@ def test_lava_equals_integer_reference(tmp_path: Path, monkeypatch: pytest.Monke
     assert run.wall_s > 0
     assert run.startup_s > 0
     assert sorted(tmp_path.rglob("*")) == sealed
+
+
+def listed_networks() -> list[tuple[int, QuantNetwork]]:
+    """The first networks with sparse synapses, sparse ones within a population, and a population that sends sums."""
+    found = []
+    for seed in range(300):
+        network = integer_network(seed, listed=True)
+        own = [s for s in network.synapses if s.source == network.target_of(s).name]
+        parts = (own, set(network.synapses) - set(own))
+        if all(any(s.kind == "sparse" for s in some) for some in parts) and any(p.sums for p in network.populations):
+            found.append((seed, network))
+    return found[:3]
+
+
+@needs_lava
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(3))
+def test_lava_equals_the_reference_on_sparse_recurrent_and_summing_networks(tmp_path: Path, number: int) -> None:
+    seed, network = listed_networks()[number]
+    payloads = integer_inputs(network, 5, seed)
+    seal(tmp_path, network)
+    names = tuple(p.name for p in network.populations)
+    run = LavaBackend(2).run(program_of(network), tmp_path, payloads, names, lambda done, total: None)
+    expected = run_integer(network, payloads)
+    np.testing.assert_array_equal(run.output, expected.output)
+    for name in names:
+        np.testing.assert_array_equal(run.payloads[name], expected.payloads[name], err_msg=name)
+
+
+@needs_lava
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "chip"), [(0, "loihi1"), (3, "loihi2")])
+def test_lava_equals_the_reference_on_recurrent_networks(tmp_path: Path, seed: int, chip: str) -> None:
+    network = replace(with_resets(recurrent_network(seed), ("soft",), seed), timesteps=6)
+    integers, host = quantized(network, chip=chip)
+    payloads = host.encoder(images(network, 5, seed) / 255 / network.input.scale)
+    seal(tmp_path, integers, host.encoder)
+    names = tuple(p.name for p in integers.populations)
+    run = LavaBackend(2).run(program_of(integers), tmp_path, payloads, names, lambda done, total: None)
+    expected = run_integer(integers, payloads)
+    np.testing.assert_array_equal(run.output, expected.output)
+    for name in names:
+        np.testing.assert_array_equal(run.payloads[name], expected.payloads[name], err_msg=name)
+    assert all(expected.payloads[name].any() for name in ("n2", "n3"))
 
 
 @needs_lava

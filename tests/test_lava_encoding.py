@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lava_networks import emitted_module, host_layer, pixels, sealed_network, systems_network, systems_payloads
+from random_networks import flat_sparse_network, quantized
+from test_lowering import with_resets
 
 from snncompile.encoding import Encoder
 from snncompile.errors import CompileError
@@ -42,6 +44,16 @@ def read(files: ModuleType, folder: Path, network: QuantNetwork, encoder: Encode
     np.savez(folder / "data.npz", **data)
     payloads, _ = files.read_data(folder / "data.npz", *sealed_network(network, encoder), None)
     return np.asarray(payloads)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_currents_of_a_sparse_layer_are_encoded_like_the_encoder(files: ModuleType, tmp_path: Path, seed: int) -> None:
+    network, host = quantized(with_resets(flat_sparse_network(seed), ("soft",), seed), chip="loihi1")
+    assert [s.kind for s in host.encoder.synapses] == ["sparse"]
+    x = np.random.default_rng(seed).uniform(0, 1, (70, *host.encoder.shape))
+    expected = host.encoder(x)
+    np.testing.assert_array_equal(read(files, tmp_path, network, host.encoder, x=x), expected)
+    assert len(np.unique(expected)) > 10
 
 
 @pytest.mark.parametrize("kind", ["pixels", "events", "rate", "currents"])

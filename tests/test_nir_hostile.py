@@ -15,8 +15,9 @@ import pytest
 
 from snncompile.errors import CompileError
 from snncompile.frontend import hdf5, load_model
-from snncompile.frontend.nir_file import read_nir, write_nir
+from snncompile.frontend.nir_file import read_nir
 from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
+from snncompile.frontend.nir_write import write_nir
 
 FILE = Path("model.nir")
 AGAIN = "export the model again"

@@ -38,7 +38,9 @@ from snncompile.nn import (
 )
 from snncompile.pipeline import lower
 from snncompile.quant_network import QuantNetwork
+from snncompile.quantization.calibration import calibrate
 from snncompile.quantization.quantize import HostScales, quantize
+from snncompile.quantization.rounding import Rounding
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Neuron = Callable[[], nn.Module]
@@ -184,6 +186,30 @@ def test_layers_that_meet_in_a_neuron(name: str, bits: int) -> None:
     quantized = moved(prepare_quantized(residual(NEURONS[name]), bits))
     x = np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8)) / 255
     check_equal(quantized, x.astype(np.float32), bits)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("name", [*NEURONS, "residual"])
+def test_gptq_is_where_training_starts(name: str, bits: int) -> None:
+    """The compiler's own integers of rounding "gptq", but for rows whose largest |q| is not n."""
+    network = residual(NEURONS["mtlif"]) if name == "residual" else chain(NEURONS[name])
+    channels = 1 if name == "residual" else 2
+    x = np.random.default_rng(0).integers(0, 256, (60, channels, 8, 8)) * (1 / 255 if name == "residual" else 1)
+    quantized = prepare_quantized(network, bits, calibration=x)
+    lowered = lower(to_network(trace(network)), NUMERICS)
+    compiled, _ = quantize(lowered, NUMERICS, bits, Rounding("gptq", calibrate(lowered, x)))
+    same = []
+    for mine, theirs in zip(quantized.populations, compiled.populations, strict=True):
+        for layer, synapses in zip(mine.layers, compiled.inputs_of(theirs), strict=True):
+            q, wanted = layer.integers().detach().numpy().reshape(len(synapses.weight), -1), synapses.weight
+            wanted = np.diag(wanted.ravel()) if wanted.size < q.size else wanted.reshape(q.shape)
+            if len(mine.log_scale) == 1:
+                wanted, q = wanted.reshape(1, -1), q.reshape(1, -1)
+            reached = np.abs(wanted).max(1) == mine.largest
+            same += list((q == wanted)[reached].ravel())
+            assert (layer.currents().abs().amax(1) <= mine.scale() * 2.0**layer.exponent * mine.largest * 1.001).all()
+    assert np.mean(same) > 0.98  # a coarser layer may have to raise one integer for its exponent to be found
+    check_equal(moved(quantized), x[:8].astype(np.float32), bits)
 
 
 def test_events() -> None:

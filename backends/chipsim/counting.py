@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from snncompile.chip import Chip
 from snncompile.mapping.connectivity import chip_synapses, connectivity, shape3
 from snncompile.mapping.partition import Grid, compartments
-from snncompile.mapping.place import hops
+from snncompile.mapping.routes import hops
 from snncompile.mapping.traffic import EXACT_FLOAT32, LayerCounter, Masks, contract_all, tile_masks, tile_sums
 from snncompile.program import Program
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
@@ -33,6 +33,18 @@ class Part:
     packets_out: Counts | None = None
     hops: Counts | None = None
 
+    def repeated(self, times: int) -> "Part":
+        """The same counts as many times, one after the other."""
+
+        def over(counts: Counts | None) -> Counts | None:
+            return None if counts is None else np.tile(counts, (times, 1))
+
+        received = {
+            name: (np.tile(packets, (times, 1)), np.tile(synops, (times, 1)))
+            for name, (packets, synops) in self.received.items()
+        }
+        return Part(received, over(self.updated), over(self.fired), over(self.packets_out), over(self.hops))
+
 
 class CoreCounter:
     """Counts spikes of a program; holds no counts itself, so that batches can be counted side by side."""
@@ -40,7 +52,6 @@ class CoreCounter:
     def __init__(self, program: Program) -> None:
         self.program = program
         network, grids = program.network, program.core_graph.grids
-        self._hops = hops(program.placement, program.chip.mesh)
         self._synapses = chip_synapses(network)
         self._counters = {
             s.name: LayerCounter.of(connectivity(network, s), grids.get(s.source), grids[network.target_of(s).name])
@@ -104,11 +115,11 @@ class CoreCounter:
 
     def _distances(self, synapses: QuantSynapses) -> list[Counts]:
         """(source tiles, target tiles) links east-west, north-south and over chip borders, from core to core."""
-        graph = self.program.core_graph
-        target = self.program.network.target_of(synapses).name
-        pairs = np.ix_(graph.cores_of(synapses.source), graph.cores_of(target))
-        links = (self._hops.east_west, self._hops.north_south, self._hops.chip_border)
-        return [counts[pairs].astype(np.float64) for counts in links]
+        graph, program = self.program.core_graph, self.program
+        target = program.network.target_of(synapses).name
+        source, targets = graph.cores_of(synapses.source)[:, None], graph.cores_of(target)[None]
+        links = hops(program.placement, program.chip.mesh, source, targets)
+        return [counts.astype(np.float64) for counts in (links.east_west, links.north_south, links.chip_border)]
 
     def traffic(self, batches: Sequence[Mapping[str, Part]]) -> Traffic:
         """The counts of all batches as one; each maps the input and every population to its Part."""

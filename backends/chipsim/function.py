@@ -20,10 +20,11 @@ from snncompile.mapping.connectivity import shape3
 from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, Population, QuantNetwork, QuantSynapses
 
 from .counting import frames_of
-from .neurons import add_shifted, step
+from .neurons import add_listed, add_shifted, step, step_sum
 
 EXACT_FLOAT32 = 1 << 24
 EXACT_FLOAT64 = 1 << 53
+EXACT_INT64 = 1 << 63
 RESETS = {"none": 0, "soft": 1, "hard": 2}
 
 Currents = Callable[[int], NDArray[Any]]
@@ -51,7 +52,8 @@ class FunctionEngine:
     """Runs batches of input payloads through an integer network, exactly.
 
     Currents come from torch convolutions and products in float32 where sum |W| * payload < 2^24 is certain and a
-    self-test of that very layer against the reference is bit-equal, else in float64 (exact below 2^53).
+    self-test of that very layer against the reference is bit-equal, else in float64 (exact below 2^53). Sparse synapses
+    are added up in int64, those of spikes alone.
     """
 
     def __init__(self, network: QuantNetwork) -> None:
@@ -77,7 +79,10 @@ class _Layer:
     def __init__(self, network: QuantNetwork, population: Population) -> None:
         self.population = population
         self.timesteps, self.microsteps = network.timesteps, network.microsteps
-        products = [_Product(network, s) for s in network.inputs_of(population)]
+        products = [
+            _ListedProduct(network, s) if s.kind == "sparse" else _Product(network, s)
+            for s in network.inputs_of(population)
+        ]
         self.forward = [p for p in products if p.synapses.source != population.name]
         self.lateral = [p for p in products if p.synapses.source == population.name]
 
@@ -89,7 +94,8 @@ class _Layer:
         currents, exponent, bias = self._currents(sent)
         v = np.empty(flat, np.int64)
         v[:] = population.v0[None, :, None]
-        payloads = np.zeros((self.timesteps, *flat), np.uint8 if population.payload_max < 256 else np.int32)
+        small = population.payload_max < 256 and not population.sums
+        payloads = np.zeros((self.timesteps, *flat), np.uint8 if small else np.int32)
         updated = np.zeros((self.timesteps, *flat), np.uint8)
         table = np.concatenate([np.zeros(1, np.int64), population.payload])
         thresholds = population.thresholds + (population.fire == "gt")
@@ -98,6 +104,9 @@ class _Layer:
             current = currents(t)
             if self.lateral and t > 0:
                 current = _plus(current.astype(np.int64), [p.of_step(payloads[t - 1]) for p in self.lateral])
+            if population.sums:
+                step_sum(current.reshape(-1), exponent, payloads[t].reshape(-1), updated[t].reshape(-1))
+                continue
             step(
                 v,
                 current.reshape(flat),
@@ -158,7 +167,7 @@ def _mixed(population: Population, summed: Currents) -> Currents:
 
 
 class _Product:
-    """W s of one layer of synapses, before the shift by its exponent: integers held in float32 or float64."""
+    """W s of one layer of dense synapses, before the shift by its exponent: integers held in float32 or float64."""
 
     def __init__(self, network: QuantNetwork, synapses: QuantSynapses) -> None:
         self.synapses = synapses
@@ -167,21 +176,30 @@ class _Product:
         self.target_shape = network.target_of(synapses).shape
         self.sending = _sending_steps(network, synapses.source)
         payload_max = network.payload_max_of(synapses.source)
-        signed = synapses.source == network.input_name and network.input_kind == "currents"
-        fan_in = int(np.abs(synapses.weight).reshape(len(synapses.weight), -1).sum(1).max())
+        if synapses.source == network.input_name:
+            signed = network.input_kind == "currents"
+        else:
+            signed = network.populations_by_name[synapses.source].sums
+        low, high = synapses.row_sums
+        fan_in = int((high - low).max())
         bound = fan_in * payload_max * synapses.pool[0] * synapses.pool[1] * synapses.members
+        self._hold(bound, -payload_max if signed else 0, payload_max)
+
+    def _hold(self, bound: int, low: int, high: int) -> None:
+        """Keeps the weights in a type in which sums up to `bound` of payloads low..high are exact."""
+        weight = torch.from_numpy(self.synapses.weight.copy())
         if bound >= EXACT_FLOAT64:
-            raise InternalError(f"{synapses.name}: sums up to {bound} are not exact in float64")
-        self.weight = torch.from_numpy(synapses.weight.copy()).float()
-        if bound >= EXACT_FLOAT32 or not self._equals_reference(-payload_max if signed else 0, payload_max):
-            self.weight = torch.from_numpy(synapses.weight.copy()).double()
+            raise InternalError(f"{self.synapses.name}: sums up to {bound} are not exact in float64")
+        self.weight = weight.float()
+        if bound >= EXACT_FLOAT32 or not self._equals_reference(low, high):
+            self.weight = weight.double()
 
     def _equals_reference(self, low: int, high: int) -> bool:
         """Start-up self-test on one random image of payloads low..high."""
         image = np.random.default_rng(0).integers(low, high + 1, (1, *self.source_shape))
         return np.array_equal(self._of(image), reference.integer_current(replace(self.synapses, exponent=0), image))
 
-    def __call__(self, payloads: NDArray[np.generic]) -> list[NDArray[np.floating[Any]]]:
+    def __call__(self, payloads: NDArray[np.generic]) -> list[NDArray[Any]]:
         """(B, *target) of every step, for payloads (T, B, *source) of a population or (S, B, *source) of the host.
 
         Zero where the source cannot send; what the host sends alike in every time step is computed once.
@@ -197,14 +215,15 @@ class _Product:
         silent = np.zeros_like(sent[0])
         return [found.get(t, silent) for t in range(self.timesteps)]
 
-    def of_step(self, payloads: NDArray[np.generic]) -> tuple[NDArray[np.floating[Any]], int]:
+    def of_step(self, payloads: NDArray[np.generic]) -> tuple[NDArray[Any], int]:
         """W s of one step (B, *target), payloads (B, ...), and the exponent it is still to be shifted by."""
         return self._of(payloads.reshape(-1, *self.source_shape)), self.synapses.exponent
 
     @torch.inference_mode()
-    def _of(self, payloads: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
-        x = torch.from_numpy(np.ascontiguousarray(payloads)).to(self.weight.dtype)
+    def _of(self, payloads: NDArray[np.generic]) -> NDArray[Any]:
         s = self.synapses
+        read = payloads if s.reads is None else payloads[:, slice(*s.reads)]
+        x = torch.from_numpy(np.ascontiguousarray(read)).to(self.weight.dtype)
         if s.members > 1:
             x = x.reshape(len(x), -1, s.members, *x.shape[2:]).sum(2)
         if s.pool != (1, 1):
@@ -231,6 +250,27 @@ class _Product:
         grouped = x.numpy().reshape(batch, groups, fan_in, height * width)
         product = np.matmul(self.weight.numpy().reshape(groups, out // groups, fan_in), grouped)
         return torch.from_numpy(product).reshape(batch, out, height, width)
+
+
+class _ListedProduct(_Product):
+    """W s of sparse synapses, in int64: sources in order, each with its targets, so that silence costs nothing."""
+
+    def _hold(self, bound: int, low: int, high: int) -> None:
+        if bound >= EXACT_INT64:
+            raise InternalError(f"{self.synapses.name}: sums up to {bound} are not exact in int64")
+        row, column = self.synapses.listed
+        by_source = np.argsort(column, kind="stable")
+        small = max(self.synapses.weight_bits, self.synapses.channels.bit_length()) < 32
+        kind: Any = np.int32 if small else np.int64
+        self._row, self._weight = row[by_source].astype(kind), self.synapses.weight[by_source].astype(kind)
+        self._first = np.concatenate([[0], np.cumsum(np.bincount(column))])
+
+    def _of(self, payloads: NDArray[np.generic]) -> NDArray[Any]:
+        s = self.synapses
+        summed = reference.sum_pool(reference.sum_members(payloads, s.members), s.pool).reshape(len(payloads), -1)
+        total = np.zeros((len(payloads), s.channels), np.int64)
+        add_listed(summed[:, : len(self._first) - 1], self._first, self._row, self._weight, total)
+        return total
 
 
 def _sending_steps(network: QuantNetwork, source: str) -> list[int]:

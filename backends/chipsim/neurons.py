@@ -1,4 +1,7 @@
-"""The fused neuron update: decay, input, firing, reset and the counts, one pass over the state; and sums of inputs."""
+"""Kernels of the function engine.
+
+The fused neuron update: decay, input, firing, reset and the counts, one pass over the state; and sums of inputs.
+"""
 
 from typing import Any
 
@@ -54,3 +57,32 @@ def step(
                 elif k > 0 and reset == 2:
                     u = 0
                 v[b, c, p] = u
+
+
+@numba.njit(cache=True, nogil=True)
+def step_sum(current: NDArray[Any], exponent: int, payloads: NDArray[Any], updated: NDArray[np.uint8]) -> Any:
+    """One step of a population that sends its sum: payloads = current << exponent, flat; updated where not 0."""
+    for i in range(len(current)):
+        a = np.int64(current[i]) << exponent
+        payloads[i] = a
+        updated[i] = a != 0
+
+
+@numba.njit(cache=True, nogil=True)
+def add_listed(
+    payloads: NDArray[Any],
+    first: NDArray[np.int64],
+    row: NDArray[np.integer[Any]],
+    weight: NDArray[np.integer[Any]],
+    total: NDArray[np.int64],
+) -> Any:
+    """total (N, targets) += W s for payloads s (N, sources): the synapses of every source that sent a spike.
+
+    Those of source j are first[j]..first[j + 1] - 1 (sources + 1,): to target `row`, with `weight`.
+    """
+    for n in range(len(payloads)):
+        for j in range(payloads.shape[1]):
+            s = np.int64(payloads[n, j])
+            if s != 0:
+                for i in range(first[j], first[j + 1]):
+                    total[n, row[i]] += s * np.int64(weight[i])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snncompile.backend import Activity, Progress, Run, silent
 from snncompile.program import Program
@@ -43,14 +42,12 @@ class ChipSim:
         network = program.network
         samples = 1 + 2 * (network.depth // network.timesteps + 1)
         counter = CoreCounter(program)
-
-        def repeated(name: str) -> NDArray[np.float64]:
-            return np.broadcast_to(activity[name], (network.timesteps, samples, *activity[name].shape))
-
-        parts = {network.input_name: counter.of_input(repeated(network.input_name)[:1])}
+        image = activity[network.input_name]
+        parts = {network.input_name: counter.of_input(image[None, None]).repeated(samples)}
         for population in network.populations:
-            updated = np.ones((network.timesteps, samples, *population.shape))
-            parts[population.name] = counter.of_population(population.name, repeated(population.name), updated)
+            updated = np.ones((1, 1, *population.shape))
+            part = counter.of_population(population.name, activity[population.name][None, None], updated)
+            parts[population.name] = part.repeated(samples * network.timesteps)
         return cost_of(program, counter.traffic([parts]))
 
     def run(

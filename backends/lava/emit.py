@@ -25,7 +25,7 @@ PROGRAM_FILES = (
     "simulation.py",
     "watch.py",
 )
-FORMAT = 3
+FORMAT = 4
 """Version of network.json and weights.npz; counts up when a reader must change."""
 
 
@@ -62,17 +62,20 @@ def describe(network: QuantNetwork, encoder: Encoder) -> dict[str, object]:
 def network_arrays(network: QuantNetwork) -> dict[str, NDArray[np.generic]]:
     """SYNAPSES.weight and POPULATION.bias, .v0, .thresholds, .subtract, .payload, as narrow as the values allow.
 
-    POPULATION.mixing is there only where the population mixes steps.
+    POPULATION.mixing is there only where the population mixes steps, SYNAPSES.row and .column where they are sparse.
     """
     nodes: tuple[QuantSynapses | Population, ...] = (*network.synapses, *network.populations)
     return {f"{node.name}.{name}": narrowed(array) for node in nodes for name, array in _arrays(node).items()}
 
 
 def encoder_arrays(network: QuantNetwork, encoder: Encoder) -> dict[str, NDArray[np.generic]]:
-    """What the host computes with: SYNAPSES.host_weight, INPUT.host_bias; fields no node on the chip has."""
+    """What the host computes with: SYNAPSES.host_weight (sparse: .host_row, .host_column), INPUT.host_bias.
+
+    Fields that no node on the chip has.
+    """
     arrays: dict[str, NDArray[np.generic]] = {}
     for synapses in encoder.synapses:
-        arrays[f"{synapses.name}.host_weight"] = narrowed(synapses.weight)
+        arrays |= {f"{synapses.name}.host_{name}": narrowed(array) for name, array in _arrays(synapses).items()}
     if encoder.bias is not None:
         arrays[f"{network.input_name}.host_bias"] = narrowed(encoder.bias)
     return arrays

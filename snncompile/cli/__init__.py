@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from snncompile import __version__
+from snncompile.cli.checking import check
 from snncompile.cli.compiling import compile_command
 from snncompile.cli.reporting import report
 from snncompile.cli.running import run
@@ -39,5 +40,5 @@ def cli() -> None:
     """
 
 
-for command in (compile_command, run, verify, report, targets):
+for command in (compile_command, check, run, verify, report, targets):
     cli.add_command(command)

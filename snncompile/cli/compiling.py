@@ -1,15 +1,12 @@
 """`snncompile MODEL ...`: compiles."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
 import click
 
 from snncompile.cli.common import console_of, json_option, print_json
 from snncompile.errors import CompileError
-
-if TYPE_CHECKING:
-    from snncompile.program import InputCoding
 
 
 def parse_shape(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -30,6 +27,25 @@ def parse_bits(ctx: click.Context, parameter: click.Parameter, value: str) -> "i
     raise click.BadParameter(f"{value!r} is neither a number nor auto")
 
 
+lowering_option = click.option(
+    "--lowering",
+    default="auto",
+    show_default=True,
+    help="How multi-threshold neurons become the chip's: auto, graded, r1, burst, uniform.",
+)
+input_coding_option = click.option(
+    "--input-coding",
+    type=click.Choice(["direct", "rate"]),
+    default="direct",
+    show_default=True,
+    help="rate: an analog image as binary spikes.",
+)
+chips_option = click.option(
+    "--chips", help="A board of so many chips: 8, 4x2, or the name of a board (`targets NAME`)."
+)
+input_shape_option = click.option("--input-shape", callback=parse_shape, help="C,H,W where the model does not say it.")
+
+
 @click.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="What to compile for; `snncompile targets` lists them.")
@@ -41,34 +57,22 @@ def parse_bits(ctx: click.Context, parameter: click.Parameter, value: str) -> "i
 @click.option(
     "--max-accuracy-drop", type=float, default=0.5, show_default=True, help="Points that --weight-bits auto may lose."
 )
-@click.option(
-    "--lowering",
-    default="auto",
-    show_default=True,
-    help="How multi-threshold neurons become the chip's: auto, graded, r1, burst, uniform.",
-)
-@click.option(
-    "--input-coding",
-    type=click.Choice(["direct", "rate"]),
-    default="direct",
-    show_default=True,
-    help="rate: an analog image as binary spikes.",
-)
-@click.option("--input-shape", callback=parse_shape, help="C,H,W where the model does not say it.")
+@lowering_option
+@input_coding_option
+@input_shape_option
 @click.option("--calibrate", type=click.Path(path_type=Path), help="Data (never the test set) for rates and rounding.")
+@chips_option
+@click.option("--effort", type=int, default=1, show_default=True, help="Search for a placement: 0 (none) to 3.")
+@click.option("--pin", "pins", multiple=True, metavar="LAYER=CHIP:CORE", help="Put a layer's cores there. Repeatable.")
 @json_option
 def compile_command(
     model: Path,
     target: str,
     output: Path | None,
-    weight_bits: "int | Literal['auto']",
-    rounding: str,
-    max_accuracy_drop: float,
-    lowering: str,
-    input_coding: "InputCoding",
-    input_shape: tuple[int, ...] | None,
     calibrate: Path | None,
+    pins: tuple[str, ...],
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compiles MODEL (.pt saved whole, or .nir) and says what it costs.
 
@@ -77,6 +81,7 @@ def compile_command(
     """
     from snncompile.compile import Options, compile_file
     from snncompile.data import load_samples
+    from snncompile.mapping.pins import parse_pin
     from snncompile.pipeline import StepLog
 
     if not model.exists():
@@ -91,7 +96,7 @@ def compile_command(
         model,
         target,
         output or Path("build") / model.stem,
-        Options(weight_bits, rounding, max_accuracy_drop, lowering, input_coding, input_shape),
+        Options(**options, pins=dict(parse_pin(pin) for pin in pins)),
         None if calibrate is None else load_samples(calibrate),
         StepLog(tell),
     )

@@ -1,10 +1,9 @@
-"""NIR files: written by the nir package, read by ourselves.
+"""NIR files, read by ourselves.
 
 nir.read names neither file nor node where something is wrong, and refuses correct graphs (grouped convolution, kernels
 that are not square). So the file is read as plain data, checked, and only then made into nir's nodes.
 """
 
-import io
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -47,32 +46,6 @@ NODE_TYPES: dict[str, type[nir.NIRNode]] = {
 WEIGHT_AXES = {"Conv1d": 3, "Conv2d": 4, "Affine": 2, "Linear": 2}
 OPTIONAL = ("input_shape", "padding")
 """Keys that may hold text or be absent although nir's constructor wants them; checked where they are used."""
-
-
-def write_nir(graph: nir.NIRGraph) -> bytes:
-    """The file of a graph; the same graph gives the same bytes, whatever the order of its nodes in memory.
-
-    Raises CompileError for node names HDF5 cannot hold and for parameters NIR cannot write.
-    """
-    for name in graph.nodes:
-        if not name or "/" in name or name in (".", "..") or not name.isprintable():
-            raise CompileError(
-                shown(name) or "network",
-                "this node name cannot be written to NIR",
-                "a name is printable and without '/'",
-            )
-    ordered = nir.NIRGraph(
-        nodes={name: graph.nodes[name] for name in sorted(graph.nodes)},
-        edges=sorted(graph.edges),
-        metadata=graph.metadata,
-        type_check=False,
-    )
-    file = io.BytesIO()
-    try:
-        nir.write(file, ordered, compression="lzf")  # a third of gzip's time, and part of h5py
-    except (TypeError, ValueError) as error:
-        raise CompileError("network", f"cannot be written as NIR ({shown(error)})") from None
-    return file.getvalue()
 
 
 def read_nir(path: Path, input_shape: Shape | None = None) -> nir.NIRGraph:

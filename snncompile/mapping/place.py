@@ -1,13 +1,15 @@
-"""Puts logical cores on the chips of a board, and follows packets over their joined mesh."""
+"""Where on the chips of a board logical cores sit, and the plain ways to fill it: in rows, along a curve, at random.
 
-from collections.abc import Iterator
+Slots of a board are numbered chip after chip, router after router in rows, and by the cores of a router.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snncompile.chip import Mesh
-from snncompile.mapping.traffic import Counts
 from snncompile.quant_network import IntArray
 
 
@@ -24,58 +26,113 @@ class Placement:
     y: IntArray
     slot: IntArray
 
+    @classmethod
+    def at(cls, slots: IntArray, mesh: Mesh) -> "Placement":
+        """From the number of every core's slot."""
+        chip, core = np.divmod(slots, mesh.cores_per_chip)
+        router, slot = np.divmod(core, mesh.cores_per_router)
+        return cls(chip, router % mesh.width, router // mesh.width, slot)
+
+    def slots(self, mesh: Mesh) -> IntArray:
+        """Number of every core's slot; `at` is its inverse."""
+        router = (self.chip * mesh.height + self.y) * mesh.width + self.x
+        return router * mesh.cores_per_router + self.slot
+
     @property
     def chips_used(self) -> int:
         return len(np.unique(self.chip))
 
     @property
     def routers_used(self) -> int:
-        return sum(self._routers_by_chip())
+        return int(self._routers_by_chip().sum())
 
     @property
     def routers_of_a_chip(self) -> int:
         """Routers in use on the chip that uses most."""
-        return max(self._routers_by_chip())
+        return int(self._routers_by_chip().max())
 
-    def _routers_by_chip(self) -> list[int]:
-        routers = set(zip(self.chip.tolist(), self.x.tolist(), self.y.tolist(), strict=True))
-        return [sum(router[0] == chip for router in routers) for chip in set(self.chip.tolist())]
+    def _routers_by_chip(self) -> IntArray:
+        routers = np.unique(np.stack([self.chip, self.x, self.y]), axis=1)
+        return np.unique(routers[0], return_counts=True)[1]
 
 
 def place_hilbert(cores: int, mesh: Mesh) -> Placement:
     """Cores in pipeline order, chip after chip, along a Hilbert curve over the routers of each: neighbours stay near.
 
-    Every other chip has the curve upside down, and those of a row of the board that runs back have it mirrored.
     Source: Jin et al., ASPLOS 2023, for the Hilbert start.
     """
-    curve = np.array(list(_hilbert_curve(mesh)))
-    placement = _along(curve, cores, mesh)
-    column, row = chip_positions(mesh)
-    back, odd = row[placement.chip] % 2 == 1, column[placement.chip] % 2 == 1
-    x = np.where(back, mesh.width - 1 - placement.x, placement.x)
-    y = np.where(odd != back, mesh.height - 1 - placement.y, placement.y)
-    return Placement(placement.chip, x, y, placement.slot)
+    return Placement.at(lay(hilbert_order(first_chips(cores, mesh), mesh), cores), mesh)
 
 
 def place_row_major(cores: int, mesh: Mesh) -> Placement:
     """Cores in pipeline order, chip after chip, row by row. A baseline of the report."""
-    return _along(np.array([(x, y) for y in range(mesh.height) for x in range(mesh.width)]), cores, mesh)
+    return Placement.at(lay(row_order(first_chips(cores, mesh), mesh), cores), mesh)
 
 
 def place_random(cores: int, mesh: Mesh, seed: int) -> Placement:
     """Cores at random slots of as few chips as hold them. A baseline of the report."""
     chips = -(-cores // mesh.cores_per_chip)
-    slots = np.random.default_rng(seed).permutation(chips * mesh.cores_per_chip)[:cores]
-    chip, core = np.divmod(slots, mesh.cores_per_chip)
-    router, slot = np.divmod(core, mesh.cores_per_router)
-    return Placement(chip, router % mesh.width, router // mesh.width, slot)
+    return Placement.at(np.random.default_rng(seed).permutation(chips * mesh.cores_per_chip)[:cores], mesh)
 
 
-def _along(routers: IntArray, cores: int, mesh: Mesh) -> Placement:
-    """Cores in order over the routers (x, y) of one chip after the other."""
-    chip, core = np.divmod(np.arange(cores), mesh.cores_per_chip)
-    router, slot = np.divmod(core, mesh.cores_per_router)
-    return Placement(chip, routers[router, 0], routers[router, 1], slot)
+def lay(order: IntArray, cores: int, pins: Mapping[int, int] | None = None) -> IntArray:
+    """Slot (cores,) of every core: where it is pinned, else the next of `order` that no core is pinned to."""
+    pins = pins or {}
+    slots = np.full(cores, -1)
+    slots[list(pins)] = list(pins.values())
+    free = order[~np.isin(order, list(pins.values()))]
+    slots[slots < 0] = free[: cores - len(pins)]
+    return slots
+
+
+def first_chips(cores: int, mesh: Mesh, pins: Mapping[int, int] | None = None) -> list[int]:
+    """As few chips as hold the cores, in the order they are filled, and those that cores are pinned to."""
+    pinned = {slot // mesh.cores_per_chip for slot in (pins or {}).values()}
+    return sorted(pinned | set(range(-(-cores // mesh.cores_per_chip))))
+
+
+def row_order(chips: Sequence[int], mesh: Mesh) -> IntArray:
+    """Slots chip after chip, row by row."""
+    return (np.array(chips)[:, None] * mesh.cores_per_chip + np.arange(mesh.cores_per_chip)).ravel()
+
+
+def hilbert_order(chips: Sequence[int], mesh: Mesh) -> IntArray:
+    """Slots chip after chip, along a Hilbert curve over the routers of each.
+
+    Every other chip has the curve upside down, and those of a row of the board that runs back have it mirrored.
+    """
+    curve_x, curve_y = _hilbert_curve(mesh.width, mesh.height)
+    column, row = (position[chips][:, None] for position in chip_positions(mesh))
+    back, odd = row % 2 == 1, column % 2 == 1
+    x = np.where(back, mesh.width - 1 - curve_x, curve_x)
+    y = np.where(odd != back, mesh.height - 1 - curve_y, curve_y)
+    return _slots_of_routers((np.array(chips)[:, None] * mesh.height + y) * mesh.width + x, mesh)
+
+
+def block_order(chips: Sequence[int], cores: int, mesh: Mesh) -> IntArray:
+    """Slots along one Hilbert curve over the joined grid of the chips; on one chip, over the smallest block of nearly
+    as many rows as columns that holds the cores, and then in rows over what is left of it.
+    """
+    column, row = (position[chips] for position in chip_positions(mesh))
+    left, top = int(column.min()), int(row.min())
+    across, down = int(column.max()) + 1 - left, int(row.max()) + 1 - top
+    width, height = across * mesh.width, down * mesh.height
+    if len(chips) == 1:
+        needed = -(-cores // mesh.cores_per_router)
+        width = min(max(math.isqrt(max(needed - 1, 0)) + 1, -(-needed // mesh.height)), mesh.width)
+        height = -(-needed // width)
+    chip_at = np.full((down, across), -1)
+    chip_at[row - top, column - left] = chips
+    x, y = _hilbert_curve(width, height)
+    chip = chip_at[y // mesh.height, x // mesh.width]
+    routers = ((chip * mesh.height + y % mesh.height) * mesh.width + x % mesh.width)[chip >= 0]
+    order = _slots_of_routers(routers, mesh)
+    every = row_order(chips, mesh)
+    return np.concatenate([order, every[~np.isin(every, order)]])
+
+
+def _slots_of_routers(routers: IntArray, mesh: Mesh) -> IntArray:
+    return (routers.reshape(-1, 1) * mesh.cores_per_router + np.arange(mesh.cores_per_router)).ravel()
 
 
 def chip_positions(mesh: Mesh) -> tuple[IntArray, IntArray]:
@@ -84,89 +141,23 @@ def chip_positions(mesh: Mesh) -> tuple[IntArray, IntArray]:
     return np.where(row % 2 == 1, mesh.chips_across - 1 - along, along), row
 
 
-def _hilbert_curve(mesh: Mesh) -> Iterator[tuple[int, int]]:
-    """Points of the width x height mesh in the order of the smallest Hilbert square around it, long side first."""
-    order = (max(mesh.width, mesh.height) - 1).bit_length()
-    tall = mesh.height >= mesh.width
-    for index in range(4**order):
-        a, b = _hilbert_point(index, order)
-        x, y = (a, b) if tall else (b, a)
-        if x < mesh.width and y < mesh.height:
-            yield x, y
+def _hilbert_curve(width: int, height: int) -> tuple[IntArray, IntArray]:
+    """Points (x, y) of the grid in the order of the smallest Hilbert square around it, long side first.
 
-
-def _hilbert_point(index: int, order: int) -> tuple[int, int]:
-    """(short, long) coordinates of the index-th point; the curve's first half fills the half with small `short`."""
-    x = y = 0
-    side = 1
-    for _ in range(order):
+    The curve's first half fills the half of the square with the small short coordinates.
+    """
+    order = (max(width, height) - 1).bit_length()
+    index = np.arange(4**order)
+    short, long = np.zeros_like(index), np.zeros_like(index)
+    for level in range(order):
+        side = 1 << level
         right = (index // 2) % 2
         up = (index ^ right) % 2
-        if not up:
-            if right:
-                x, y = side - 1 - x, side - 1 - y
-            x, y = y, x
-        x, y = x + side * right, y + side * up
-        index //= 4
-        side *= 2
-    return x, y
-
-
-@dataclass(frozen=True, eq=False)
-class Hops:
-    """(cores, cores) router-to-router links between two cores: inside chips east-west and north-south, and over the
-    borders of chips.
-    """
-
-    east_west: IntArray
-    north_south: IntArray
-    chip_border: IntArray
-
-    @property
-    def all(self) -> IntArray:
-        return self.east_west + self.north_south + self.chip_border
-
-
-def hops(placement: Placement, mesh: Mesh) -> Hops:
-    """Links under XY routing on the one grid that the chips of a board join into (our assumption)."""
-    column, row = (position[placement.chip] for position in chip_positions(mesh))
-    x, y = column * mesh.width + placement.x, row * mesh.height + placement.y
-    across, down = (np.abs(chip[:, None] - chip) for chip in (column, row))
-    return Hops(np.abs(x[:, None] - x) - across, np.abs(y[:, None] - y) - down, across + down)
-
-
-def link_loads(flow: Counts, placement: Placement, mesh: Mesh) -> NDArray[np.float64]:
-    """Packets over each directed link, (4, rows, columns of the board): east, west, south, north, at the router left.
-
-    flow (cores, cores): packets from core to core. XY: along the row of the source, then the target's column.
-    """
-    loads = np.zeros((4, mesh.height * mesh.chips_down, mesh.width * mesh.chips_across))
-    column, row = (position[placement.chip] for position in chip_positions(mesh))
-    x, y = (column * mesh.width + placement.x).tolist(), (row * mesh.height + placement.y).tolist()
-    for source, target in np.argwhere(flow > 0):
-        x0, y0, x1, y1 = x[source], y[source], x[target], y[target]
-        packets = flow[source, target]
-        if x1 > x0:
-            loads[0, y0, x0:x1] += packets
-        elif x1 < x0:
-            loads[1, y0, x1 + 1 : x0 + 1] += packets
-        if y1 > y0:
-            loads[2, y0:y1, x1] += packets
-        elif y1 < y0:
-            loads[3, y1 + 1 : y0 + 1, x1] += packets
-    return loads
-
-
-@dataclass(frozen=True)
-class RouteQuality:
-    """How far packets go: mean hops of a packet between cores, and packets per inference on the busiest link."""
-
-    hops_per_packet: float
-    max_link_load: float
-
-
-def route_quality(flow: Counts, placement: Placement, mesh: Mesh) -> RouteQuality:
-    """Quality of a placement for flow (cores, cores) in packets per inference."""
-    packets = float(flow.sum())
-    mean = float((flow * hops(placement, mesh).all).sum()) / packets if packets else 0.0
-    return RouteQuality(mean, float(link_loads(flow, placement, mesh).max()))
+        turned = (up == 0) & (right == 1)
+        short, long = np.where(turned, side - 1 - short, short), np.where(turned, side - 1 - long, long)
+        short, long = np.where(up == 0, long, short), np.where(up == 0, short, long)
+        short, long = short + side * right, long + side * up
+        index = index // 4
+    x, y = (short, long) if height >= width else (long, short)
+    inside = (x < width) & (y < height)
+    return x[inside], y[inside]

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
 
 from snncompile.mapping.connectivity import Connectivity, block_sums
 from snncompile.mapping.partition import Grid
@@ -14,28 +16,44 @@ from snncompile.quant_network import IntArray
 
 Counts = NDArray[np.float64]
 
-Masks = tuple[Counts, Counts, Counts]
+ChannelMask = Any
+"""Dense (channels, i), or the same as a csr_array; scipy has no types to say so."""
+
+Masks = tuple[ChannelMask, Counts, Counts]
 """(channels, i), (rows, j), (columns, k)."""
 
 EXACT_FLOAT32 = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
-class LayerCounter:
-    """Counts for one layer of synapses from a source cut by `source_grid` (None: the host) to `target_grid`."""
+class TileFlow:
+    """Values of pairs of tiles that exchange packets: source, target (pairs,) tile numbers, packets (pairs,)."""
 
-    packet_masks: Masks
+    source: IntArray
+    target: IntArray
+    packets: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCounter:
+    """Counts for one layer of synapses from a source cut by `source_edges` to a target cut into `target_splits`.
+
+    The matrices along the channels may be sparse (csr); then the layer is flat, one row and one column.
+    """
+
     synop_masks: Masks
     source_edges: tuple[IntArray, IntArray, IntArray]
     target_splits: tuple[int, int, int]
 
     @classmethod
     def of(cls, link: Connectivity, source_grid: Grid | None, target_grid: Grid) -> "LayerCounter":
-        per_tile = [block_sums(matrix, edges) for matrix, edges in zip(link.axes, target_grid.axes, strict=True)]
-        edges = source_grid.axes if source_grid else tuple(np.array([0, len(matrix)]) for matrix in link.axes)
-        masks = [_pair_mask(e, counts > 0) for e, counts in zip(edges, per_tile, strict=True)]
-        c, y, x = (counts.astype(np.float64) for counts in per_tile)
-        return cls((masks[0], masks[1], masks[2]), (c, y, x), (edges[0], edges[1], edges[2]), target_grid.splits)
+        """Of a layer whose source is cut by `source_grid` (None: the host, one tile)."""
+        c, y, x = (
+            block_sums(matrix, edges).astype(np.float64)
+            for matrix, edges in zip(link.axes, target_grid.axes, strict=True)
+        )
+        edges = source_grid.axes if source_grid else tuple(np.array([0, matrix.shape[0]]) for matrix in link.axes)
+        return cls((c, y, x), (edges[0], edges[1], edges[2]), target_grid.splits)
 
     @property
     def source_splits(self) -> tuple[int, int, int]:
@@ -52,7 +70,7 @@ class LayerCounter:
     def _sent(self) -> Masks:
         """(source, source tiles) along each axis: how many target tiles a source reaches, in the column of its tile."""
         c, y, x = (
-            _one_hot(edges) * reach.sum(1, keepdims=True)
+            _in_blocks(edges, reach.sum(1), sparse=issparse(reach))
             for edges, reach in zip(self.source_edges, self.reach, strict=True)
         )
         return c, y, x
@@ -64,6 +82,11 @@ class LayerCounter:
 
     def per_source(self, values: Counts) -> Counts:
         """(C, H, W): of every source the sum of values (source tiles, target tiles) over the tiles it reaches."""
+        if issparse(self.reach[0]):
+            source, target = self.reach[0].nonzero()
+            tile = np.searchsorted(self.source_edges[0], source, side="right") - 1
+            listed = np.bincount(source, values[tile, target], self.reach[0].shape[0])
+            return listed.astype(np.float64)[:, None, None]
         grid = values.reshape(*self.source_splits, *self.target_splits)
         summed = np.zeros([len(reach) for reach in self.reach])
         c, y, x = ([slice(a, b) for a, b in pairwise(edges.tolist())] for edges in self.source_edges)
@@ -73,12 +96,29 @@ class LayerCounter:
             summed[c[i], y[j], x[k]] = np.tensordot(self.reach[0][c[i]], over_y, 1)
         return summed
 
-    def packets(self, spikes: NDArray[np.generic]) -> Counts:
-        """(B, source tiles, target tiles): spikes (B, C, H, W) of each source tile that reach each target tile."""
-        both = contract(spikes, self.packet_masks)
-        (sc, sy, sx), (dc, dy, dx) = self.source_splits, self.target_splits
-        split = both.reshape(len(spikes), sc, dc, sy, dy, sx, dx).transpose(0, 1, 3, 5, 2, 4, 6)
-        return split.reshape(len(spikes), sc * sy * sx, dc * dy * dx)
+    def tile_flow(self, rates: Counts) -> TileFlow:
+        """Sum of rates (C, H, W) over the sources in each tile that reach each target tile, where any does.
+
+        Rates that are the same all over a channel make it a product of one sum per axis; other rates are summed along
+        columns, rows and channels in turn, for the pairs of blocks alone that are joined along each.
+        """
+        uniform = bool((rates == rates[:, :1, :1]).all())
+        weights = (rates[:, 0, 0], *(np.ones(n) for n in rates.shape[1:]))
+        axes = [
+            _BlockPairs.of(edges, reach, weight if uniform else np.ones_like(weight))
+            for edges, reach, weight in zip(self.source_edges, self.reach, weights, strict=True)
+        ]
+        if uniform:
+            c, y, x = (axis.sums for axis in axes)
+            packets = c[:, None, None] * y[:, None] * x
+        else:
+            cut = zip(axes, self.source_edges, self.reach, strict=True)
+            masks = [axis.mask(edges, reach) for axis, edges, reach in cut]
+            packets = contract(rates[None], (masks[0], masks[1], masks[2]))[0]
+        source = np.ravel_multi_index(np.ix_(*(axis.source for axis in axes)), self.source_splits)
+        target = np.ravel_multi_index(np.ix_(*(axis.target for axis in axes)), self.target_splits)
+        flows = packets > 0
+        return TileFlow(source[flows], target[flows], packets[flows])
 
     def synops(self, spikes: NDArray[np.generic]) -> Counts:
         """(B, target tiles): synapses reached by spikes (B, C, H, W), one each."""
@@ -92,7 +132,7 @@ def tile_sums(values: NDArray[np.generic], grid: Grid) -> Counts:
 
 def tile_masks(grid: Grid) -> Masks:
     """Masks for `contract` that sum over each tile of a grid."""
-    c, y, x = (_one_hot(edges) for edges in grid.axes)
+    c, y, x = (_in_blocks(edges, np.ones(edges[-1])) for edges in grid.axes)
     return c, y, x
 
 
@@ -119,17 +159,58 @@ def contract_all(values: NDArray[np.generic], masks: Sequence[Masks]) -> list[Co
     for (c, y, _), part in zip(masks, np.split(along_x, ends, axis=3), strict=True):
         out = np.matmul(y.T, part.astype(np.float64))
         batch, channels, rows, columns = out.shape
-        summed.append(np.matmul(c.T, out.reshape(batch, channels, -1)).reshape(batch, -1, rows, columns))
+        summed.append(
+            _along_channels(c, out.reshape(batch, channels, rows * columns)).reshape(batch, c.shape[1], rows, columns)
+        )
     return summed
 
 
-def _one_hot(edges: IntArray) -> Counts:
-    """(size, blocks): 1 where an index lies in a block."""
-    index = np.arange(edges[-1])[:, None]
-    return ((index >= edges[:-1]) & (index < edges[1:])).astype(np.float64)
+def _along_channels(mask: ChannelMask, values: Counts) -> Counts:
+    """(B, i, ...) from values (B, C, ...) and a mask (C, i), dense or sparse."""
+    if not issparse(mask):
+        return np.matmul(mask.T, values)
+    batch, channels, rest = values.shape
+    summed = mask.T @ values.swapaxes(0, 1).reshape(channels, batch * rest)
+    return summed.reshape(mask.shape[1], batch, rest).swapaxes(0, 1)
 
 
-def _pair_mask(edges: IntArray, reaches: NDArray[np.bool_]) -> Counts:
-    """(size, source blocks * target blocks): 1 where an index lies in the source block and reaches the target block."""
-    mask = _one_hot(edges)[:, :, None] * reaches[:, None, :]
-    return mask.reshape(len(mask), -1)
+@dataclass(frozen=True, eq=False)
+class _BlockPairs:
+    """Along one axis: source and target block (pairs,) of those that are joined, and sums of weights (pairs,)."""
+
+    source: IntArray
+    target: IntArray
+    sums: Counts
+
+    @classmethod
+    def of(cls, edges: IntArray, reach: ChannelMask, weights: Counts) -> "_BlockPairs":
+        """sums: of the weights (size,) of the indices of a source block that reach a target block."""
+        if issparse(reach):
+            sums = (_in_blocks(edges, weights, sparse=True).T @ reach).tocoo()
+            return cls(sums.row.astype(np.int64), sums.col.astype(np.int64), sums.data)
+        sums = np.add.reduceat(reach * weights[:, None], edges[:-1], axis=0)
+        source, target = np.nonzero(np.add.reduceat(reach, edges[:-1], axis=0))
+        return cls(source, target, sums[source, target])
+
+    def mask(self, edges: IntArray, reach: ChannelMask) -> ChannelMask:
+        """(size, pairs): 1 where an index lies in the source block and reaches the target block."""
+        if issparse(reach):
+            index, target = reach.nonzero()
+            block = np.searchsorted(edges, index, side="right") - 1
+            blocks = reach.shape[1]
+            order = np.argsort(self.source * blocks + self.target)
+            pair = order[np.searchsorted((self.source * blocks + self.target)[order], block * blocks + target)]
+            return csr_array((np.ones(len(index)), (index, pair)), shape=(reach.shape[0], len(self.source)))
+        inside = _in_blocks(edges, np.ones(len(reach)))
+        return inside[:, self.source] * reach[:, self.target]
+
+
+def _in_blocks(edges: IntArray, values: Counts, sparse: bool = False) -> ChannelMask:
+    """(size, blocks): the value (size,) of an index in the column of its block, 0 elsewhere."""
+    index = np.arange(edges[-1])
+    block = np.searchsorted(edges, index, side="right") - 1
+    if sparse:
+        return csr_array((values, (index, block)), shape=(len(index), len(edges) - 1))
+    mask = np.zeros((len(index), len(edges) - 1))
+    mask[index, block] = values
+    return mask

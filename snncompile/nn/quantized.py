@@ -19,11 +19,12 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snncompile.chip import Numerics, load_target
 from snncompile.errors import InternalError
-from snncompile.network import INPUT_PAYLOAD_MAX
+from snncompile.network import INPUT_PAYLOAD_MAX, Network
 from snncompile.nn.coding import DirectCoding, EventCoding, PerStep
 from snncompile.nn.lm_ht import LMHT
 from snncompile.nn.quantized_layers import NEURONS, READOUTS, Pixels, QuantizedPopulation, QuantizedWeights
@@ -100,14 +101,19 @@ class QuantizedNetwork(nn.Module):
                 raise InternalError(f"{name}: the compiler's integers of layer {layer.where} are not those trained on")
 
 
-def _compiled(network: nn.Module, numerics: Numerics, bits: int) -> QuantNetwork:
+def _lowered(network: nn.Module, numerics: Numerics) -> Network:
     # these read snncompile.nn
     from snncompile.frontend.to_network import to_network  # noqa: PLC0415
     from snncompile.frontend.torch_trace import trace  # noqa: PLC0415
     from snncompile.pipeline import lower  # noqa: PLC0415
+
+    return lower(to_network(trace(network)), numerics)
+
+
+def _compiled(network: nn.Module, numerics: Numerics, bits: int) -> QuantNetwork:
     from snncompile.quantization.quantize import quantize  # noqa: PLC0415
 
-    return quantize(lower(to_network(trace(network)), numerics), numerics, bits)[0]
+    return quantize(_lowered(network, numerics), numerics, bits)[0]
 
 
 def _finished(module: nn.Module) -> nn.Module:
@@ -242,14 +248,19 @@ def _refused(path: str, module: nn.Module, why: str) -> ValueError:
 
 
 def prepare_quantized(
-    network: nn.Sequential, weight_bits: int | Mapping[str, int], target: str = "loihi2-sim"
+    network: nn.Sequential,
+    weight_bits: int | Mapping[str, int],
+    target: str = "loihi2-sim",
+    calibration: NDArray[np.generic] | None = None,
 ) -> QuantizedNetwork:
     """A network that trains on the integers the compiler will emit for `network`.
 
     Needs: a trained network the frontend accepts, for a chip of graded spikes. weight_bits: of all layers, or by the
     path of each layer ("1.0"); layers that meet in a neuron take the same (an identity shortcut theirs).
     Gives: a `QuantizedNetwork` in float32 with copies of the weights, norms folded by their running statistics (bias
-    and s take their place in training), every s where rounding the weights loses the least square.
+    and s take their place in training), every s where rounding the weights loses the least square. With `calibration`,
+    data (N, *input shape) as the network takes it, training starts at the integers, s and bias of the compiler's
+    rounding "gptq" (a row whose largest |q| is below n, which `finish` could not hand over, gets one that is n).
     Train it as any module (biases and s need no weight decay), in float32: with bfloat16 or TF32 sums are not exact.
     Raises CompileError: what the compiler refuses, bits or a target that do not exist. ValueError: a chip of binary
     spikes (there the host computes the first layer, and levels become neurons: integers of other shapes); currents that
@@ -267,8 +278,30 @@ def prepare_quantized(
     if not isinstance(weight_bits, int) and (strange := weight_bits.keys() - preparer.seen):
         raise ValueError(f"prepare_quantized: weight_bits names {sorted(strange)[0]!r}, which is no layer of weights")
     quantized = QuantizedNetwork(cast(nn.Sequential, made), preparer.populations, numerics)
+    if calibration is not None:
+        _start_from_gptq(quantized, plain, numerics, calibration)
     quantized.finish()
     return quantized
+
+
+def _start_from_gptq(
+    quantized: QuantizedNetwork, network: nn.Module, numerics: Numerics, x: NDArray[np.generic]
+) -> None:
+    from snncompile.quantization.calibration import calibrate  # noqa: PLC0415 - reads snncompile.nn
+    from snncompile.quantization.quantize import quantize  # noqa: PLC0415
+    from snncompile.quantization.rounding import Rounding  # noqa: PLC0415
+
+    lowered = _lowered(network, numerics)
+    widest = max(numerics.weight_bits)
+    plain, _ = quantize(lowered, numerics, widest)
+    pairs = list(zip(quantized.populations, plain.populations, strict=False))
+    bits = {name: mine.bits for mine, theirs in pairs for name in theirs.synapses}
+    rounded, host = quantize(lowered, numerics, widest, Rounding("gptq", calibrate(lowered, x), bits))
+    for mine, theirs in zip(quantized.populations, rounded.populations, strict=False):
+        synapses = rounded.inputs_of(theirs)
+        integers = [torch.from_numpy(s.weight.copy()) for s in synapses]
+        unit, bias = torch.from_numpy(host.state[theirs.name].copy()), torch.from_numpy(theirs.bias.copy())
+        mine.start_from(integers, [s.exponent for s in synapses], unit, bias)
 
 
 def _timesteps(network: nn.Module) -> int:

@@ -13,6 +13,7 @@ rounding as if it were not there, and the neuron's own surrogate. dL/ds is that 
 """
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ EXPONENTS = 9
 """How many powers of two other layers' weights may be coarser by."""
 FRACTION = 6
 """Fractional bits of the state that a channel of tiny weights must leave to its population."""
+WITHIN = 0.4
+"""How far from its integer a weight may start, in steps."""
 CLIPS = 60
 """Candidates for the first s of a channel; the one of least squared error is taken."""
 
@@ -78,11 +81,10 @@ class _Fire(torch.autograd.Function):
 
 
 class Pixels(DirectCoding):
-    """`DirectCoding` of what the chip is sent: pixels rounded to 1/255."""
+    """`DirectCoding` of what the chip is sent: pixels rounded to 1/255, one step `[1, B, ...]` for all T."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = (x * (self.scale * INPUT_PAYLOAD_MAX)).round() / INPUT_PAYLOAD_MAX
-        return pixels.expand(self.timesteps, *x.shape)
+        return (x * (self.scale * INPUT_PAYLOAD_MAX)).round()[None] / INPUT_PAYLOAD_MAX
 
 
 class QuantizedWeights(nn.Module):
@@ -191,10 +193,11 @@ def _reachable(ratio: Tensor, n: int, exponent: int, finest: bool) -> Tensor:
     if finest:
         return q.scatter(1, at, raised)
     q = torch.where(short & (2 * largest.abs() < least), 0, q.scatter(1, at, raised))
-    top, flat = int(q.abs().max()), q.view(-1)
-    if 0 < top <= n // 2:
-        flat[flat.abs().argmax()] *= (n // 2 + 1) / top
-    return q
+    flat = q.flatten()
+    place = flat.abs().argmax(keepdim=True)
+    top = flat.gather(0, place)
+    wanted = torch.where((top != 0) & (top.abs() <= n // 2), top.sign() * (n // 2 + 1), top)
+    return flat.scatter(0, place, wanted).reshape(q.shape)
 
 
 class QuantizedPopulation(nn.Module):
@@ -234,6 +237,33 @@ class QuantizedPopulation(nn.Module):
             if layer is not self.finest:
                 layer.exponent = int(np.argmin([self._error(layer, e) for e in range(EXPONENTS)]))
 
+    @torch.no_grad()
+    def start_from(self, integers: Sequence[Tensor], exponents: Sequence[int], unit: Tensor, bias: Tensor) -> None:
+        """Begins at integers of the compiler (a tensor a layer) worth unit (channels,) * 2^exponent, and at its bias.
+
+        A weight that rounds to another integer goes to the nearest value that rounds to this one, so the others still
+        tell which integer they are closest to next; none is beyond n, so all have a gradient.
+        """
+        gain = self._gain()
+        scale = unit.double() * 2.0 ** min(exponents) / gain
+        self.finest_at = int(np.argmin(exponents))
+        self.bias.copy_(bias.double() * unit / gain)
+        self.log_scale.copy_(scale[: len(self.log_scale)].log())
+        for layer, wanted, exponent in zip(self.layers, integers, exponents, strict=True):
+            layer.exponent = exponent - min(exponents)
+            step = self.log_scale.double().exp()[:, None] * 2.0**layer.exponent
+            rows = layer.currents().double() / step
+            q = wanted.double().flatten()
+            q = torch.diag(q) if len(q) < rows.numel() else q.reshape(rows.shape)  # an identity, one weight a neuron
+            rows = rows.clamp(q - WITHIN, q + WITHIN).clamp(-self.largest, self.largest)
+            rows = torch.where(q.abs() == self.largest, q, rows)
+            layer.weight.copy_((rows * step / layer.unit).reshape(layer.weight.shape))
+
+    def _gain(self) -> float:
+        """What the compiler multiplies s by (`_mixed`)."""
+        neuron = self.target
+        return self._mixed(neuron, torch.zeros(self.timesteps, 1))[1] if isinstance(neuron, LMHT) else 1.0
+
     def _error(self, layer: QuantizedWeights, exponent: int) -> float:
         """Square of what a layer's weights lose with this exponent."""
         scale = self.scale()[:, None] * 2.0**exponent
@@ -258,6 +288,7 @@ class QuantizedPopulation(nn.Module):
         return max(abs(neuron.v0), neuron.threshold * neuron.levels)
 
     def forward(self, a: Tensor) -> Tensor:
+        a = a.expand(self.timesteps, *a.shape[1:])
         scale = self.scale().detach()
         unit = scale.double() / 2**self.fraction
         bias = straight_through((self.bias.detach().double() / unit).round().to(a.dtype), self.bias / unit.to(a.dtype))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from snncompile.errors import CompileError
-from snncompile.network import BatchNorm, Conv2d, Linear, Network
+from snncompile.network import SYNAPSES, BatchNorm, Network
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class FoldBatchNorm:
     def __call__(self, network: Network) -> Network:
         for norm in tuple(network.of_type(BatchNorm)):
             source = network.by_name[norm.inputs[0]]
-            weighted = isinstance(source, Conv2d | Linear)
-            if not isinstance(source, Conv2d | Linear) or len(network.users(source.name)) != 1:
+            weighted = isinstance(source, SYNAPSES)
+            if not isinstance(source, SYNAPSES) or len(network.users(source.name)) != 1:
                 raise CompileError(
                     norm.name,
                     f"follows {source.name} ({source.kind})" + (", which others read too" if weighted else ""),
@@ -32,7 +32,7 @@ class FoldBatchNorm:
             s = norm.gamma / np.sqrt(norm.var + norm.eps)
             folded = replace(
                 source,
-                weight=s.reshape(-1, *(1,) * (source.weight.ndim - 1)) * source.weight,
+                weight=source.per_weight(s) * source.weight,
                 bias=s * (source.bias - norm.mean) + norm.beta,
             )
             network = network.replacing({source.name: folded}).bypassing(norm.name)

@@ -1,5 +1,6 @@
 """Multi-threshold neurons become what the chip has: graded neurons, binary members, or bursts of binary spikes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from snncompile.chip import Numerics
 from snncompile.lowering import Lowered, Mode, is_spread, levels, plan
-from snncompile.network import Array, Conv2d, MultiThresholdLIF, Network, Node, Readout, Synapses
+from snncompile.network import Array, Conv2d, MultiThresholdLIF, Network, Node, Readout, Sparse, Synapses, in_order
+from snncompile.quant_network import pooled_shape
 
 EQUAL = 1e-12
 """Relative; members whose inhibition differs by less share their lateral synapses (theta, 2 theta, ... in floats)."""
@@ -72,8 +74,14 @@ def _by_increments(network: Network, node: Synapses, members: Mapping[str, int])
         out, fan_in, *kernel = node.weight.shape
         weight = node.weight[:, :, None] * steps[:, None, None]
         return replace(node, weight=weight.reshape(out, fan_in * len(steps), *kernel))
-    channels = network.shapes[source.name][0]
-    weight = node.weight.reshape(len(node.weight), channels, 1, -1) * steps[:, None]
+    shape = network.shapes[source.name]
+    if isinstance(node, Sparse):
+        positions = math.prod(pooled_shape(shape, node.pool)[1:])
+        channel, position = np.divmod(node.column, positions)
+        column = (channel * len(steps) + np.arange(len(steps))[:, None]) * positions + position
+        row = np.tile(node.row, len(steps))
+        return replace(node, **in_order(np.outer(steps, node.weight).ravel(), row, column.ravel()))
+    weight = node.weight.reshape(len(node.weight), shape[0], 1, -1) * steps[:, None]
     return replace(node, weight=weight.reshape(len(node.weight), -1))
 
 
@@ -81,6 +89,10 @@ def _repeated(node: Synapses, members: int) -> Synapses:
     """Synapses into `members` neurons each."""
     if members == 1:
         return node
+    if isinstance(node, Sparse):
+        row = (node.row[:, None] * members + np.arange(members)).ravel()
+        listed = in_order(np.repeat(node.weight, members), row, np.repeat(node.column, members))
+        return replace(node, bias=np.repeat(node.bias, members), **listed)
     return replace(node, weight=np.repeat(node.weight, members, axis=0), bias=np.repeat(node.bias, members))
 
 
@@ -96,7 +108,9 @@ def _members(neuron: MultiThresholdLIF, channels: int, timesteps: int) -> list[N
     shared = np.ptp(off) <= EQUAL * np.abs(off).max()
     weight = np.tile(off[:1] if shared else off, (channels * n, 1))[:, :, None, None]
     summed = n if shared else 1
-    inhibition = Conv2d(lateral, (neuron.name,), weight, np.zeros(channels * n), groups=channels, members=summed)
+    inhibition = Conv2d(
+        lateral, (neuron.name,), weight, np.zeros(channels * n), groups=channels, members=summed, of_reset=True
+    )
     return [replace(lowered, inputs=(*neuron.inputs, lateral)), inhibition]
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile import reference
+from snncompile.mapping.remedies import unsplit
 from snncompile.network import INPUT_PAYLOAD_MAX, SYNAPSES, Array, MultiThresholdLIF, Network, Synapses
 from snncompile.program import Program
-from snncompile.proof.rerun import Recipe, arriving, as_node, integer_recipe, lateral_of, per_channel, run
+from snncompile.proof.rerun import Recipe, arriving, as_node, integer_recipe, lateral_of, part_of, per_channel, run
 from snncompile.quant_network import IntArray, Population, QuantSynapses
 
 FIRE = "fire rule (`>` and `>=` exchanged)"
@@ -102,7 +103,7 @@ class Exactly:
         node = self.node
         given = {
             FIRE: self._exchanged(at),
-            CLIPPING: any(self._cut(s).any() for s in self._synapses(lateral=False)),
+            CLIPPING: any(self._cut(s).any() for s in self.program.network.inputs_of(self.population)),
             INPUT: self._by_host or self._coded is not None,
             BIAS: not self._by_host,
             LEAK: node.leak != self.recipe.leak,
@@ -118,8 +119,8 @@ class Exactly:
         found: dict[str, Any] = {}
         if {CLIPPING, INPUT, WEIGHTS} & set(changes):
             found["arriving"] = self._arriving(changes)
-        if WEIGHTS in changes:
-            found["lateral"] = lateral_of([self._trained(s) or as_node(s) for s in self._synapses(lateral=True)])
+        if {CLIPPING, WEIGHTS} & set(changes):
+            found["lateral"] = lateral_of([self._node(s, changes) for s in self._synapses(lateral=True)])
         if FIRE in changes or THRESHOLD in changes:
             found["fire"] = node.fire
         if THRESHOLD in changes:
@@ -155,7 +156,7 @@ class Exactly:
         return total
 
     def _node(self, synapses: QuantSynapses, changes: Collection[str]) -> Synapses:
-        node, trained = as_node(synapses), self._trained(synapses)
+        node, trained = as_node(self.program.network, synapses), self._trained(synapses)
         if trained is not None and WEIGHTS in changes:
             return trained
         if trained is not None and CLIPPING in changes:
@@ -170,16 +171,19 @@ class Exactly:
         return network.input_kind == "currents" and network.input_name in reads
 
     def _synapses(self, lateral: bool) -> list[QuantSynapses]:
-        find = reference.laterals if lateral else reference.forward_inputs
-        return find(self.program.network, self.population)
+        network = self.program.network
+        if lateral:
+            return reference.laterals(network, self.population)
+        return unsplit(network, reference.forward_inputs(network, self.population))
 
     def _trained(self, synapses: QuantSynapses) -> Synapses | None:
         """The float synapses in units of the state; None for those that stand for the host's current."""
-        node = self.lowered.by_name.get(synapses.name)
+        node = self.lowered.by_name.get(synapses.part_of or synapses.name)
         if not isinstance(node, SYNAPSES):
             return None
+        node = replace(part_of(self.program.network, node, synapses), inputs=(synapses.source,))
         pixels = synapses.source == self.lowered.input.name and self.program.host.encoder.kind == "pixels"
-        unit = self.unit.reshape(-1, *(1,) * (node.weight.ndim - 1)) * (INPUT_PAYLOAD_MAX if pixels else 1)
+        unit = node.per_weight(self.unit) * (INPUT_PAYLOAD_MAX if pixels else 1)
         return replace(node, weight=node.weight / unit, bias=np.zeros(len(node.bias)))
 
     def _bias(self) -> Array:
@@ -192,7 +196,8 @@ class Exactly:
         trained = self._trained(synapses)
         if trained is None:
             return np.zeros(1, np.bool_)
-        weight, largest = np.abs(synapses.weight), 2 ** (synapses.weight_bits - 1) - 1
+        weight = np.abs(as_node(self.program.network, synapses).weight) / 2.0**synapses.exponent
+        largest = 2 ** (synapses.weight_bits - 1) - 1
         return (weight >= largest) & (np.abs(trained.weight) / 2.0**synapses.exponent > weight + 0.5)
 
     @cached_property

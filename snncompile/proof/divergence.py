@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from snncompile import reference
 from snncompile.errors import InternalError
 from snncompile.levels import as_trained, levels_of
+from snncompile.mapping.remedies import unsplit
 from snncompile.network import MultiThresholdLIF, Network
 from snncompile.pipeline import lower
 from snncompile.program import Program
@@ -115,8 +116,8 @@ class Divergence:
     def _sent(self, layer: str, run: StageRun, samples: slice) -> dict[str, IntArray]:
         """Payloads of the layer's sources in an integer stage, (T, N, *source shape)."""
         network, sent = self.program.network, {}
-        for synapses in reference.forward_inputs(network, network.populations_by_name[layer]):
-            name = synapses.source
+        forward = reference.forward_inputs(network, network.populations_by_name[layer])
+        for name in dict.fromkeys(s.source for s in (*forward, *unsplit(network, forward))):
             if name == network.input_name:
                 image = self.payloads[samples]
                 sent[name] = reference.input_steps(image, network.input_shape, network.timesteps, network.microsteps)
@@ -142,7 +143,7 @@ class Divergence:
         members = 1 if other.form == "chip" else population.members
         inside = (at[0] * micro, at[1] - start, at[2] * members, *at[3:])
         here = {"membrane_integer": int(suspect.right.u[inside])}
-        if population.spiking:
+        if len(population.thresholds):
             thetas = population.thresholds[:, inside[2]]
             here["threshold"] = int(thetas[np.abs(thetas - here["membrane_integer"]).argmin()])
         cause, *others = suspect.faults(inside)
@@ -293,8 +294,7 @@ def _differing(different: NDArray[np.bool_]) -> list[int]:
 
 
 def _payloads(population: Population, levels: IntArray) -> IntArray:
-    table: IntArray = np.concatenate([np.zeros(1, np.int64), population.payload])
-    return table[levels]
+    return reference.emitted(population, levels)
 
 
 def _plain(value: Any) -> float | int:

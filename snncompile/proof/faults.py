@@ -149,7 +149,7 @@ class Suspect:
         yield "inputs arrive one step early", {"arriving": early}
         forward = reference.forward_inputs(network, self.population)
         for synapses in forward if len(forward) > 1 else ():
-            rest = recipe.arriving - arriving([as_node(synapses)], sent)
+            rest = recipe.arriving - arriving([as_node(network, synapses)], sent)
             yield f"missing synapses {synapses.name}", {"arriving": rest}
 
     def _kept_states(self) -> Array | None:

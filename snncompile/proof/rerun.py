@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile import reference
-from snncompile.network import Array, Conv2d, Fire, Linear, Reset, Synapses
+from snncompile.network import Array, Conv2d, Fire, Linear, Reset, Sparse, Synapses
 from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
 
 Rounding = Literal["toward zero", "down", "nearest", "none"]
@@ -29,7 +29,8 @@ class Recipe:
         v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
 
     arriving (T, N, *shape); bias (channels,); thresholds, subtract (levels, channels); payload (levels,); start
-    (channels,) or (N, *shape). state_bits: u and v are clamped to this signed width (wraps: they wrap around).
+    (channels,) or (N, *shape). sums: it sends u, and v = 0. state_bits: u and v are clamped to this signed width; with
+    wraps they wrap around.
     """
 
     arriving: Array
@@ -49,6 +50,7 @@ class Recipe:
     lateral: Lateral | None
     state_bits: int | None = None
     wraps: bool = False
+    sums: bool = False
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         return replace(self, **changes)
@@ -84,7 +86,10 @@ def run(recipe: Recipe) -> Steps:
             reached = np.greater_equal if recipe.fire == "ge" else np.greater
             for threshold in recipe.thresholds:
                 k += reached(u, per_channel(threshold, u))
-        v, y = _fitted(_after_reset(u, k, recipe), recipe), table[k]
+        if recipe.sums:
+            v, k = np.zeros(u.shape), u.astype(np.int64)
+        else:
+            v, y = _fitted(_after_reset(u, k, recipe), recipe), table[k]
         us.append(u)
         ks.append(k)
     return Steps(np.stack(us), np.stack(ks), v)
@@ -127,8 +132,8 @@ def per_channel(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
 
 def integer_recipe(network: QuantNetwork, population: Population, sent: Mapping[str, NDArray[np.generic]]) -> Recipe:
     """The population as the integer network has it, on what its sources send: payloads (T, N, *source shape)."""
-    forward = [as_node(s) for s in reference.forward_inputs(network, population)]
-    own = [as_node(s) for s in reference.laterals(network, population)]
+    forward = [as_node(network, s) for s in reference.forward_inputs(network, population)]
+    own = [as_node(network, s) for s in reference.laterals(network, population)]
     return Recipe(
         arriving=arriving(forward, sent),
         bias=population.bias.astype(np.float64),
@@ -145,16 +150,44 @@ def integer_recipe(network: QuantNetwork, population: Population, sent: Mapping[
         microsteps=network.microsteps,
         open_steps=population.open_steps,
         lateral=lateral_of(own),
+        sums=population.sums,
     )
 
 
-def as_node(synapses: QuantSynapses) -> Synapses:
-    """The same synapses with weights (W << exponent) in float64 and no bias."""
+def as_node(network: QuantNetwork, synapses: QuantSynapses) -> Synapses:
+    """The same synapses with weights (W << exponent) in float64 and no bias; 0 from channels that they do not read."""
     weight = synapses.weight.astype(np.float64) * 2.0**synapses.exponent
-    named = {f.name for f in fields(Conv2d if synapses.kind == "conv" else Linear)}
+    if synapses.reads is not None:
+        weight = _widened(network, synapses, weight)
+    kinds: dict[str, type[Synapses]] = {"conv": Conv2d, "linear": Linear, "sparse": Sparse}
+    named = {f.name for f in fields(kinds[synapses.kind])}
     geometry = {f.name: getattr(synapses, f.name) for f in fields(synapses) if f.name in named}
-    geometry |= {"inputs": (synapses.source,), "weight": weight, "bias": np.zeros(len(weight))}
-    return Conv2d(**geometry) if synapses.kind == "conv" else Linear(**geometry)
+    geometry |= {"inputs": (synapses.source,), "weight": weight, "bias": np.zeros(synapses.channels)}
+    return kinds[synapses.kind](**geometry)
+
+
+def _widened(network: QuantNetwork, synapses: QuantSynapses, weight: Array) -> Array:
+    """Weights from the channels that dense synapses read as weights from all channels of their source."""
+    assert synapses.reads is not None
+    first, end = synapses.reads
+    members, channels = synapses.members, network.shape_of(synapses.source)[0]
+    by_channel = weight.reshape(len(weight), (end - first) // members, *(weight.shape[2:] or (-1,)))
+    whole = np.zeros((len(weight), channels // members, *by_channel.shape[2:]))
+    whole[:, first // members : end // members] = by_channel
+    return whole if synapses.kind == "conv" else whole.reshape(len(weight), -1)
+
+
+def part_of(network: QuantNetwork, node: Synapses, synapses: QuantSynapses) -> Synapses:
+    """A trained layer of synapses without what the integer ones, a part of it, do not have."""
+    if isinstance(node, Sparse):
+        row, column = synapses.listed
+        width = int(node.column.max()) + 1
+        here = np.isin(node.row * width + node.column, row * width + column)
+        return replace(node, weight=node.weight[here], row=node.row[here], column=node.column[here])
+    if synapses.reads is None:
+        return node
+    there = _widened(network, synapses, np.ones(synapses.weight.shape))
+    return replace(node, weight=node.weight * there)
 
 
 def arriving(synapses: list[Synapses], sent: Mapping[str, NDArray[np.generic]]) -> Array:

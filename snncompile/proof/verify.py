@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from snncompile import reference
 from snncompile.backend import Progress, load_backend, silent
 from snncompile.errors import CompileError, nearest
-from snncompile.levels import levels_of
+from snncompile.levels import fired_levels, levels_of
 from snncompile.network import Network
 from snncompile.pipeline import lower, run_passes
 from snncompile.program import Program
@@ -216,7 +216,7 @@ def _run_stage(
         run = load_backend("sim" if stage == "simulator" else stage).run(program, directory, payloads, spiking)
         sent, membranes, output = dict(run.payloads), {}, run.output
     by_name = program.network.populations_by_name
-    levels = {name: levels_of(sent[name], by_name[name].payload) for name in spiking}
+    levels = {name: fired_levels(by_name[name], sent[name]) for name in spiking}
     return StageRun(stage, "chip", levels, membranes, output.argmax(1), output)
 
 
@@ -227,11 +227,11 @@ def _compare(tally: PairTally, a: StageRun, b: StageRun) -> None:
         one, two = a.levels[layer], b.levels[layer]
         different = one != two
         tally.compared[layer] = tally.compared.get(layer, 0) + one.size
-        tally.spikes[layer] = tally.spikes.get(layer, 0) + int(((one > 0) | (two > 0)).sum())
+        tally.spikes[layer] = tally.spikes.get(layer, 0) + int(((one != 0) | (two != 0)).sum())
         tally.differing[layer] = tally.differing.get(layer, 0) + int(different.sum())
         before = tally.rates.get(layer, (np.zeros(1), np.zeros(1)))
         counts = tuple(
-            total + (levels > 0).sum(axis=(0, 1)).ravel() for total, levels in zip(before, (one, two), strict=True)
+            total + (levels != 0).sum(axis=(0, 1)).ravel() for total, levels in zip(before, (one, two), strict=True)
         )
         tally.rates[layer] = (counts[0], counts[1])
     if tally.a in EXACT:

@@ -6,6 +6,8 @@
    adds, again and again, to all at the narrowest; and every width for all layers alike
 3. held-out samples: the accuracy of the integer network in the simulator for the path, by bisection, and for the
    uniform widths; of those within the budget the cheapest, then single layers further down while that stays within it
+4. GPTQ in 1 to 3 takes every layer by itself, so that each is rounded once a width; the choice is run once more with
+   GPTQ that follows the data through the rounded layers, and keeps that where it is no worse on the held-out samples
 
 Costs compare as (cores, energy to two digits, synapse words). All that was run stands in the table. Never give test
 data.
@@ -25,19 +27,20 @@ from snncompile.errors import CompileError
 from snncompile.float_engine import FloatEngine
 from snncompile.mapping.partition import CoreGraph, partition
 from snncompile.mapping.place import place_hilbert
-from snncompile.network import SYNAPSES, Array, Network
+from snncompile.network import INPUT_PAYLOAD_MAX, SYNAPSES, Array, Conv2d, Linear, Network
 from snncompile.program import Program, Provenance
 from snncompile.quant_network import QuantNetwork
 from snncompile.quantization.calibration import calibrate, check_samples
+from snncompile.quantization.layer import floats_of
 from snncompile.quantization.quantize import HostScales, quantize
-from snncompile.quantization.rounding import Method, Rounding
+from snncompile.quantization.rounding import Method, Rounding, mean_current
 
 Bits = dict[str, int]
 
 SAMPLES_MIN = 40
 """Fewest calibration samples: half for statistics, half kept apart."""
 
-SENSITIVITY_SAMPLES = 200
+SENSITIVITY_SAMPLES = 100
 """Samples that sensitivities are measured on."""
 
 STEPS_DOWN_MAX = 12
@@ -91,13 +94,26 @@ def choose_bits(
     check_samples(network, x, y, SAMPLES_MIN, labelled=True)
     assert y is not None
     tell("statistics")
-    how = Rounding(method, calibrate(network, x[::2]), memo={})
+    how = Rounding(method, calibrate(network, x[::2]), memo={}, follow=False)
     search = _Search(network, chip, how, x[1::2], y[1::2], max_drop_points, tell)
     tell("sensitivity")
     sensitivity = _sensitivity(search, x[::2][:SENSITIVITY_SAMPLES])
     best = _search(search, sensitivity)
-    bits = dict(best.bits)
-    return BitChoice(bits, replace(how, bits=bits, memo=None), _table(search, sensitivity, best, len(x[::2])))
+    how = replace(how, bits=dict(best.bits), memo=None)
+    table = _table(search, sensitivity, best, len(x[::2]))
+    if method == "gptq":
+        how = _followed(search, how, best, table)
+    return BitChoice(dict(best.bits), how, table)
+
+
+def _followed(search: "_Search", how: Rounding, best: "Trial", table: dict[str, Any]) -> Rounding:
+    """`how`, following the data through the rounded layers where that is no worse on the held-out samples."""
+    following = replace(how, follow=True)
+    trial = search.measured(dict(best.bits), following)
+    search.tell(f"following the rounded layers: {trial.drop_points:+.2f} points lost")
+    taken = trial.accuracy >= best.accuracy
+    table["following"] = {"accuracy": trial.accuracy, "drop_points": trial.drop_points, "chosen": taken}
+    return following if taken else how
 
 
 class _Search:
@@ -116,14 +132,17 @@ class _Search:
         self.network, self.chip, self.how, self.budget, self.tell = network, chip, how, budget, tell
         self.x, self.y = x, y
         self.widths = sorted(chip.numerics.weight_bits)
-        lateral = {name for neuron in network.neurons for name in network.laterals(neuron)}
         on_chip = {s.name for s in self.quantized(dict.fromkeys((), 0))[0].synapses}
-        self.layers = [n.name for n in network.nodes if isinstance(n, SYNAPSES) and n.name in on_chip - lateral]
+        trained = on_chip - network.of_resets
+        self.layers = [n.name for n in network.nodes if isinstance(n, SYNAPSES) and n.name in trained]
         self.float_accuracy = float((FloatEngine(network).run(x).argmax(1) == y).mean())
         self.trials: dict[tuple[int, ...], Trial] = {}
 
     def quantized(self, bits: Bits) -> tuple[QuantNetwork, HostScales]:
-        return quantize(self.network, self.chip.numerics, max(self.widths), replace(self.how, bits=bits))
+        return self.rounded(replace(self.how, bits=bits))
+
+    def rounded(self, how: Rounding) -> tuple[QuantNetwork, HostScales]:
+        return quantize(self.network, self.chip.numerics, max(self.widths), how)
 
     def uniform(self, width: int) -> Bits:
         return dict.fromkeys(self.layers, width)
@@ -132,16 +151,18 @@ class _Search:
         """The integer network with these bits on the held-out samples."""
         key = tuple(bits[name] for name in self.layers)
         if key not in self.trials:
-            program = placed(self.chip, *self.quantized(bits))
-            run = load_backend("sim").run(program, Path(), program.encode(self.x, "--calibrate"))
-            accuracy = float((run.prediction == self.y).mean())
-            graph = program.core_graph
-            drop = 100 * (self.float_accuracy - accuracy)
-            energy = run.cost["energy_pj"]["nominal"]
-            trial = Trial(bits, accuracy, drop, len(graph.cores), float(energy), _words(graph))
-            self.trials[key] = trial
-            self.tell(f"{len(self.trials)} tried: {trial.cores} cores, {drop:+.2f} points lost")
+            self.trials[key] = trial = self.measured(bits, replace(self.how, bits=bits))
+            self.tell(f"{len(self.trials)} tried: {trial.cores} cores, {trial.drop_points:+.2f} points lost")
         return self.trials[key]
+
+    def measured(self, bits: Bits, how: Rounding) -> Trial:
+        program = placed(self.chip, *self.rounded(how))
+        run = load_backend("sim").run(program, Path(), program.encode(self.x, "--calibrate"))
+        accuracy = float((run.prediction == self.y).mean())
+        graph = program.core_graph
+        drop = 100 * (self.float_accuracy - accuracy)
+        energy = run.cost["energy_pj"]["nominal"]
+        return Trial(bits, accuracy, drop, graph.core_count, float(energy), _words(graph))
 
     def within(self, trial: Trial) -> bool:
         return trial.drop_points <= self.budget + 1e-9
@@ -150,53 +171,59 @@ class _Search:
 def placed(chip: Chip, quantized: QuantNetwork, host: HostScales) -> Program:
     graph = partition(quantized, chip)
     made = Provenance("", {}, (), max(chip.numerics.weight_bits), "max", {}, "auto", "direct", {})
-    return Program(f"{chip.name}-sim", chip, quantized, host, graph, place_hilbert(len(graph.cores), chip.mesh), made)
+    return Program(f"{chip.name}-sim", chip, quantized, host, graph, place_hilbert(graph.core_count, chip.mesh), made)
 
 
 def _words(graph: CoreGraph) -> int:
-    return sum(core.usage["synapse_words"] for core in graph.cores)
+    return int(graph.usage["synapse_words"].sum())
 
 
 Sensitivity = dict[str, dict[int, float]]
 
 
 def _sensitivity(search: _Search, x: NDArray[np.generic]) -> Sensitivity:
-    """Per layer and width: mean squared error of the output with that layer alone at that width, over the output's
-    variance."""
-    exact = FloatEngine(search.network).run(x)
+    """Per layer and width: mean squared error of the output with that layer alone at that width and all else float,
+    over the output's variance."""
+    network = search.network
+    exact = FloatEngine(network).run(x)
     spread = float(exact.var()) or 1.0
-    widest = max(search.widths)
-    found: Sensitivity = {}
-    for name in search.layers:
-        found[name] = {}
-        for width in search.widths:
-            quantized, host = search.quantized({**search.uniform(widest), name: width})
-            output = _output(search.chip, quantized, host, x)
+    found: Sensitivity = {name: {} for name in search.layers}
+    for width in search.widths:
+        quantized, host = search.quantized(search.uniform(width))
+        for name in search.layers:
+            output = FloatEngine(_with_integers(network, name, quantized, host, search.how)).run(x)
             found[name][width] = float(((output - exact) ** 2).mean()) / spread
     return found
 
 
-def _output(chip: Chip, quantized: QuantNetwork, host: HostScales, x: NDArray[np.generic]) -> Array:
-    program = placed(chip, quantized, host)
-    run = load_backend("sim").run(program, Path(), program.encode(x, "--calibrate"))
-    output: Array = run.output * np.float64(host.output_scale)
-    return output
+def _with_integers(network: Network, name: str, quantized: QuantNetwork, host: HostScales, how: Rounding) -> Network:
+    """The float network with the weights of one layer as its integers have them, the mean error made up for."""
+    node = network.by_name[name]
+    assert isinstance(node, SYNAPSES)
+    synapses = quantized.synapses_by_name[name]
+    (target,) = (p.name for p in quantized.populations if name in p.synapses)
+    analog = node.inputs[0] == network.input.name and network.input.coding == "direct"
+    weight = floats_of(node, synapses, host.state[target], analog)
+    bias = node.bias
+    if isinstance(node, Conv2d | Linear) and how.calibration is not None:
+        # per unit of payload, as the means are
+        mean, unit = how.calibration.layers[name].mean, INPUT_PAYLOAD_MAX if analog else 1
+        bias = bias + mean_current((node.weight - weight) / unit, mean)
+    changed = replace(node, weight=weight, bias=bias)
+    return replace(network, nodes=tuple(changed if other is node else other for other in network.nodes))
 
 
 def _path(search: _Search, sensitivity: Sensitivity) -> list[Bits]:
-    """From all at the widest to all at the narrowest, one layer one width a step."""
+    """From all at the widest to all at the narrowest, one layer one width a step, at the cost `_Prices` expects."""
+    prices = _Prices(search)
     bits = search.uniform(max(search.widths))
     path = [bits]
-    price = {bits_key(bits): _price(search, bits)}
     while True:
         options = []
+        now = prices.of(bits)
         for name in search.layers:
-            narrower = [w for w in search.widths if w < bits[name]]
-            for width in narrower:
-                after = {**bits, name: width}
-                key = bits_key(after)
-                price.setdefault(key, _price(search, after))
-                now, then = price[bits_key(bits)], price[key]
+            for width in (w for w in search.widths if w < bits[name]):
+                then = prices.of({**bits, name: width})
                 worse = max(sensitivity[name][width] - sensitivity[name][bits[name]], 1e-9)
                 options.append(((now[0] - then[0]) / worse, (now[1] - then[1]) / worse, name, width))
         if not options:
@@ -206,15 +233,35 @@ def _path(search: _Search, sensitivity: Sensitivity) -> list[Bits]:
         path.append(bits)
 
 
-def bits_key(bits: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(bits.items()))
+class _Prices:
+    """Cores and synapse words expected of a choice of bits: what each layer alone saves, added up.
+
+    Weights do not matter to either, only their widths.
+    """
+
+    def __init__(self, search: _Search) -> None:
+        widest = max(search.widths)
+        quantized, _ = search.quantized(search.uniform(widest))
+        self.at_most = self._cost(search.chip, quantized)
+        self.saved: dict[tuple[str, int], Array] = {
+            (name, width): self.at_most - self._cost(search.chip, _narrowed(quantized, name, width))
+            for name in search.layers
+            for width in search.widths
+        }
+
+    @staticmethod
+    def _cost(chip: Chip, quantized: QuantNetwork) -> Array:
+        graph = partition(quantized, chip)
+        return np.array([graph.core_count, _words(graph)], float)
+
+    def of(self, bits: Bits) -> Array:
+        total: Array = self.at_most - np.sum([self.saved[item] for item in bits.items()], axis=0)
+        return total
 
 
-def _price(search: _Search, bits: Bits) -> tuple[int, int]:
-    """Cores and synapse words; weights do not matter to either, so they are rounded plainly."""
-    quantized, _ = quantize(search.network, search.chip.numerics, max(search.widths), Rounding(bits=bits))
-    graph = partition(quantized, search.chip)
-    return len(graph.cores), _words(graph)
+def _narrowed(quantized: QuantNetwork, name: str, width: int) -> QuantNetwork:
+    synapses = (replace(s, weight_bits=width) if s.name == name else s for s in quantized.synapses)
+    return replace(quantized, synapses=tuple(synapses))
 
 
 def _search(search: _Search, sensitivity: Sensitivity) -> Trial:

@@ -22,7 +22,7 @@ from snncompile.backend import Progress, silent
 from snncompile.encoding import Encoder, Kind
 from snncompile.errors import CompileError
 from snncompile.float_engine import FloatEngine, Stream, gathered
-from snncompile.network import INPUT_PAYLOAD_MAX, SYNAPSES, Array, Conv2d, MultiThresholdLIF, Network, Synapses
+from snncompile.network import INPUT_PAYLOAD_MAX, Array, Conv2d, Linear, MultiThresholdLIF, Network, Synapses
 
 FAN_IN_MAX = 4096
 """Largest fan-in whose H (float64, fan-in squared) is kept."""
@@ -44,20 +44,26 @@ class LayerStatistics:
 
     mean, square (g, n); second_moment (g, n, n) or None where only its diagonal, `square`, was kept. vectors: samples
     times positions that they come from; those of the steps of a sample are much alike, so they count once.
+    exact_mean (g, n), cross_moment (g, n, n): E[x] and E[x s^T] of what the float network sends, x, where s is what a
+    network sends whose earlier layers are rounded (`propagation`); None: the same.
     """
 
     mean: Array
     square: Array
     second_moment: Array | None
     vectors: int
+    exact_mean: Array | None = None
+    cross_moment: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Statistics per layer of synapses (lateral ones apart), and the number of samples that they come from."""
+    """Statistics per layer of dense trained weights, the number of samples that they come from, and x (N, ...),
+    the data: GPTQ follows it through the rounded layers."""
 
     layers: Mapping[str, LayerStatistics]
     samples: int
+    x: NDArray[np.generic] | None = None
 
     @property
     def diagonal_only(self) -> tuple[str, ...]:
@@ -113,7 +119,7 @@ def calibrate(network: Network, x: NDArray[np.generic], progress: Progress = sil
     Memory: `MOMENTS_BYTES`, `PATCH_BYTES` and a batch of the engine, whatever N. Raises CompileError for unfit data.
     """
     check_samples(network, x)
-    moments = {node.name: _Moments(network, node) for node in _layers(network)}
+    moments = {node.name: Moments(network, node) for node in _layers(network)}
     left = MOMENTS_BYTES
     for layer in sorted(moments.values(), key=lambda layer: layer.bytes):
         if layer.fan_in <= FAN_IN_MAX and layer.bytes <= left:
@@ -126,16 +132,15 @@ def calibrate(network: Network, x: NDArray[np.generic], progress: Progress = sil
 
     with torch.inference_mode():
         FloatEngine(network).run(x, watch, progress)
-    return Calibration({name: layer.statistics() for name, layer in moments.items()}, len(x))
+    return Calibration({name: layer.statistics() for name, layer in moments.items()}, len(x), x)
 
 
 def _layers(network: Network) -> list[Synapses]:
-    """Layers of synapses, lateral ones apart."""
-    lateral = {name for neuron in network.neurons for name in network.laterals(neuron)}
-    return [node for node in network.nodes if isinstance(node, SYNAPSES) and node.name not in lateral]
+    """Layers of dense trained weights: neither sparse ones, nor those that the lowering made of soft resets."""
+    return [node for node in network.nodes if isinstance(node, Conv2d | Linear) and node.name not in network.of_resets]
 
 
-class _Moments:
+class Moments:
     """Sums over the data of one layer of synapses."""
 
     def __init__(self, network: Network, node: Synapses) -> None:
@@ -160,16 +165,20 @@ class _Moments:
         before = self.count
         for frame, repeats in zip(stream.frames, stream.repeats, strict=True):
             payloads = torch.round(frame * self.unit)
-            size = max(1, PATCH_BYTES // (4 * self.groups * self.fan_in * self._positions(payloads)))
-            for part in torch.split(payloads, size):
-                self._add(self._patches(part), int(repeats))
+            for part in torch.split(payloads, self.batch(payloads)):
+                self._add(self.patches(part), int(repeats))
         self.vectors += (self.count - before) // len(stream.of_step)
 
-    def _positions(self, payloads: torch.Tensor) -> int:
-        """At most how many places of a sample the weights meet."""
-        return int(np.prod(payloads.shape[2:])) if isinstance(self.node, Conv2d) else 1
+    def batch(self, payloads: torch.Tensor) -> int:
+        """Samples whose patches keep within `PATCH_BYTES`, for at most as many places as payloads (B, *source) has."""
+        positions = int(np.prod(payloads.shape[2:])) if isinstance(self.node, Conv2d) else 1
+        return max(1, PATCH_BYTES // (4 * self.groups * self.fan_in * positions))
 
-    def _patches(self, payloads: torch.Tensor) -> torch.Tensor:
+    def exact(self, rows: int) -> bool:
+        """Whether float32 holds every partial sum of `rows` products of integers exactly."""
+        return self.largest**2 * rows < EXACT_FLOAT32
+
+    def patches(self, payloads: torch.Tensor) -> torch.Tensor:
         """(groups, fan-in, rows): every vector that meets a row of weights, of payloads (B, *source)."""
         node = self.node
         x = gathered(node, payloads[..., None, None] if payloads.ndim == 2 and node.weight.ndim == 4 else payloads)
@@ -183,12 +192,10 @@ class _Moments:
         rows = patches.shape[2]
         self.count += repeats * rows
         self.total += repeats * patches.sum(2, dtype=torch.float64)
-        # integers: float32 holds every partial sum of products exactly below 2^24
-        exact = self.largest**2 * rows < EXACT_FLOAT32
         if self.products is None:
             self.square += repeats * patches.double().square().sum(2)
             return
-        if not exact:
+        if not self.exact(rows):
             patches = patches.double()
         self.products += repeats * torch.bmm(patches, patches.transpose(1, 2))
 

@@ -3,18 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from snncompile.encoding import Encoder
+from snncompile.errors import CompileError
 from snncompile.network import (
     INPUT_PAYLOAD_MAX,
     Array,
     Conv2d,
+    Linear,
     MultiThresholdLIF,
     Network,
     Shape,
+    Sparse,
     Synapses,
     one_to_one,
 )
@@ -46,8 +49,8 @@ class Layer:
 
     @property
     def forward(self) -> list[Synapses]:
-        """Without the lateral synapses, whose values are those of thresholds."""
-        return [synapses for synapses in self.synapses if synapses.inputs[0] != self.node.name]
+        """Without the lateral synapses that stand for a soft reset, whose values are those of thresholds."""
+        return [s for s in self.synapses if not (isinstance(s, Conv2d) and s.of_reset)]
 
     @property
     def forward_weights(self) -> list[Array]:
@@ -89,7 +92,7 @@ class RoundedLayer:
 def round_layer(layer: Layer, weight_bits: int, how: Rounding, widest: int, state_bits: int) -> RoundedLayer:
     """Rounds the forward weights of a layer by `how`; what the host computes is settled and rounded plainly.
 
-    Lateral synapses get the chip's `widest` weights: their values are those of thresholds, and few.
+    Lateral synapses that stand for a soft reset get the chip's `widest` weights: those of thresholds, and few.
     """
     forward = layer.forward
     bits = {s.name: how.bits.get(s.name, weight_bits) if s in forward else widest for s in layer.synapses}
@@ -97,9 +100,8 @@ def round_layer(layer: Layer, weight_bits: int, how: Rounding, widest: int, stat
         scale = _largest_scale(layer, bits, state_bits)
         weights, exponents = {}, {}
         for s, weight in zip(forward, layer.forward_weights, strict=True):
-            exponents[s.name] = exponent = exponent_of(weight, scale, bits[s.name])
-            unit = (scale * 2**exponent).reshape(-1, *(1,) * (weight.ndim - 1))
-            weights[s.name] = np.rint(weight / unit).astype(np.int64)
+            exponents[s.name] = exponent = exponent_of(s, weight, scale, bits[s.name])
+            weights[s.name] = np.rint(weight / s.per_weight(scale * 2**exponent)).astype(np.int64)
         bias = layer.bias
     else:
         weights, exponents, scale, shift = _rounded(layer, bits, how, state_bits)
@@ -113,6 +115,9 @@ def _rounded(
 ) -> tuple[dict[str, IntArray], dict[str, int], Array, Array]:
     """Weights, exponents, scale and shift of the bias; members of one neuron are rounded once, so they stay alike."""
     forward, members = layer.forward, layer.node.members
+    for s in forward:
+        if isinstance(s, Sparse):
+            raise CompileError(s.name, f"is sparse; rounding by {how.method} needs dense weights", "use --rounding max")
     rows = [w.reshape(len(w), -1) for w in layer.forward_weights]
     alike = all((w.reshape(-1, members, w.shape[1]) == w[::members, None]).all() for w in rows)
     each = members if alike else 1
@@ -143,7 +148,7 @@ def _largest_scale(layer: Layer, bits: Mapping[str, int], state_bits: int) -> Ar
         return layer.scale
     largest = np.array(
         [
-            np.abs(w).reshape(len(w), -1).max(1) / largest_weight(bits[s.name])
+            s.row_largest(np.abs(w)) / largest_weight(bits[s.name])
             for s, w in zip(layer.forward, layer.forward_weights, strict=True)
         ]
     )
@@ -159,9 +164,12 @@ def largest_weight(weight_bits: int) -> int:
     return int(2 ** (weight_bits - 1) - 1)
 
 
-def exponent_of(weight: Array, unit: Array, weight_bits: int) -> int:
-    """Smallest e >= 0 for which weight / (unit * 2^e) fits the weight bits in every channel; unit (channels,)."""
-    ratio = float((np.abs(weight).reshape(len(weight), -1).max(1) / unit).max()) / largest_weight(weight_bits)
+def exponent_of(node: Synapses, weight: Array, unit: Array, weight_bits: int) -> int:
+    """Smallest e >= 0 for which weight / (unit * 2^e) fits the weight bits in every channel; unit (channels,).
+
+    weight: that of `node`, or another in its shape.
+    """
+    ratio = float((node.row_largest(np.abs(weight)) / unit).max()) / largest_weight(weight_bits)
     return max(0, math.ceil(math.log2(ratio) - 1e-12)) if ratio > 0 else 0
 
 
@@ -170,10 +178,14 @@ def integer_synapses(node: Synapses, weight: IntArray, weight_bits: int, exponen
     geometry: dict[str, Any] = {}
     if isinstance(node, Conv2d):
         geometry = {"stride": node.stride, "padding": node.padding, "dilation": node.dilation, "groups": node.groups}
+    if isinstance(node, Sparse):
+        geometry = {"row": node.row, "column": node.column, "features": node.features}
+    kinds: dict[type[Synapses], Literal["conv", "linear", "sparse"]]
+    kinds = {Conv2d: "conv", Linear: "linear", Sparse: "sparse"}
     return QuantSynapses(
         name=node.name,
         source=node.inputs[0],
-        kind="conv" if isinstance(node, Conv2d) else "linear",
+        kind=kinds[type(node)],
         weight=weight,
         weight_bits=weight_bits,
         exponent=exponent,
@@ -182,6 +194,16 @@ def integer_synapses(node: Synapses, weight: IntArray, weight_bits: int, exponen
         delay_steps=node.delay_steps or 1,
         **geometry,
     )
+
+
+def floats_of(node: Synapses, synapses: QuantSynapses, state: Array, analog: bool) -> Array:
+    """The weights that integers stand for, of the shape and in the unit of those of `node`.
+
+    state (channels,): value of one unit of the state. analog: the source sends pixels, of which 255 units make 1.
+    """
+    unit = node.per_weight(state * 2.0**synapses.exponent)
+    weight: Array = synapses.weight * unit * (INPUT_PAYLOAD_MAX if analog else 1)
+    return weight
 
 
 def host_layer(layer: Layer, network: Network, payload_max: int, state_bits: int) -> tuple[Layer, Encoder]:
@@ -193,8 +215,9 @@ def host_layer(layer: Layer, network: Network, payload_max: int, state_bits: int
     of_host = [s for s in layer.synapses if s.inputs[0] == network.input.name]
     low = high = layer.bias
     for synapses in of_host:
-        flat = synapses.weight.reshape(len(synapses.weight), -1) * (synapses.pool[0] * synapses.pool[1])
-        low, high = low + np.minimum(flat, 0).sum(1), high + np.maximum(flat, 0).sum(1)
+        weight = synapses.weight * (synapses.pool[0] * synapses.pool[1])
+        low = low + synapses.row_sums(np.minimum(weight, 0))
+        high = high + synapses.row_sums(np.maximum(weight, 0))
     unit = np.maximum(np.maximum(-low, high) / (payload_max - 1), layer.largest_constant / 2.0 ** (state_bits - 2))
     unit = np.where(unit > 0, unit, 1.0)
     if not len(layer.node.thresholds):
@@ -211,8 +234,7 @@ def _host_encoder(layer: Layer, of_host: list[Synapses], network: Network, unit:
     fine = unit / 2**HOST_BITS
     synapses = []
     for node in of_host:
-        per_channel = fine.reshape(-1, *(1,) * (node.weight.ndim - 1))
-        weight = np.rint(node.weight / INPUT_PAYLOAD_MAX / per_channel).astype(np.int64)
+        weight = np.rint(node.weight / INPUT_PAYLOAD_MAX / node.per_weight(fine)).astype(np.int64)
         synapses.append(integer_synapses(node, weight, signed_bits(weight, weight), 0))
     steps = network.timesteps // network.microsteps
     bias = np.rint(layer.bias / fine).astype(np.int64)

@@ -11,9 +11,7 @@ from snncompile.network import (
     INPUT_PAYLOAD_MAX,
     SYNAPSES,
     Array,
-    Conv2d,
     Fire,
-    Linear,
     MultiThresholdLIF,
     Network,
     Readout,
@@ -28,7 +26,7 @@ from snncompile.quantization.layer import (
     integer_synapses,
     round_layer,
 )
-from snncompile.quantization.rounding import Rounding
+from snncompile.quantization.rounding import Rounding, following
 from snncompile.quantization.state_bounds import prove
 
 
@@ -56,15 +54,17 @@ def quantize(
     how: another way to choose s and to round the weights, and the bits of single layers (`rounding.Rounding`).
     F, the fractional bits of the state, is the largest up to the chip's for which `state_bounds.prove` shows that no
     state overflows; weights of b bits fewer than the chip's widest get up to b more, so that states keep their unit.
+    A layer whose states are too wide even at F = 0 gets fewer weight bits (`QuantSynapses.weight_bits` says how many).
     Thresholds and biases are rounded on to what the chip can hold (`Numerics`); on a chip that fires only above a
     threshold, "at or above" becomes "above the next smaller one".
     An analog image on a chip of binary spikes becomes the first population's input current, computed by the host
     (`encoding.Encoder`, currents).
     Needs: a folded, aligned network. Raises CompileError naming the layer: bits, leak or payload the chip does not
-    have, or a state that is too wide even at F = 0.
+    have, or a state that is too wide at the fewest weight bits.
     """
     how = how or Rounding()
     _check_numerics(network, numerics, weight_bits, how)
+    how = following(network, how)
     units = {network.input.name: 1.0 if network.input.coding != "direct" else 1 / INPUT_PAYLOAD_MAX}
     populations: list[Population] = []
     synapses: list[QuantSynapses] = []
@@ -90,6 +90,8 @@ def quantize(
         added, population, states[node.name] = _quantize_layer(layer, before, numerics, weight_bits, how)
         synapses += added
         populations.append(population)
+        if how.propagation is not None:
+            how.propagation.advance(node, added, population, states[node.name])
     quantized = replace(head, synapses=tuple(synapses), populations=tuple(populations))
     return quantized, HostScales(encoder or _encoder(network, head), states, _output_scale(network, states))
 
@@ -161,7 +163,7 @@ def _check_numerics(network: Network, numerics: Numerics, weight_bits: int, how:
         if bits not in numerics.weight_bits:
             allowed = ", ".join(map(str, numerics.weight_bits))
             raise CompileError(where, f"the chip has no {bits}-bit weights", f"allowed: {allowed}")
-    known = [node.name for node in network.of_type(Conv2d)] + [node.name for node in network.of_type(Linear)]
+    known = [node.name for node in network.nodes if isinstance(node, SYNAPSES)]
     for name in how.bits:
         if name not in known:
             raise CompileError(name, "has a number of weight bits and is no layer of weights", nearest(name, known))
@@ -193,7 +195,35 @@ def _check_neuron(node: MultiThresholdLIF, numerics: Numerics) -> None:
 def _quantize_layer(
     layer: Layer, before: QuantNetwork, numerics: Numerics, weight_bits: int, how: Rounding
 ) -> tuple[list[QuantSynapses], Population, Array]:
-    """The layer after the populations of `before`: synapses, population, value of one unit of its state (channels,)."""
+    """The layer after the populations of `before`: synapses, population, value of one unit of its state (channels,).
+
+    Where the state is too wide even at F = 0, the layer's weights get fewer bits, as few as the chip has.
+    """
+    bits, needed = {s.name: how.bits.get(s.name, weight_bits) for s in layer.forward}, 0
+    while True:
+        found, bits_needed = _rounded_layer(
+            layer, before, numerics, weight_bits, replace(how, bits={**how.bits, **bits})
+        )
+        if found is not None:
+            return found
+        needed = needed or bits_needed
+        narrower = {
+            name: max((b for b in numerics.weight_bits if b < width), default=0) for name, width in bits.items()
+        }
+        if layer.scale is not None or not narrower or min(narrower.values()) == 0:
+            break
+        bits = narrower
+    raise CompileError(
+        layer.node.name,
+        f"a state may need {needed} bits, the chip has {numerics.state_bits}",
+        f"fewer weight bits than {weight_bits}, a smaller fan-in or fewer time steps keep it small",
+    )
+
+
+def _rounded_layer(
+    layer: Layer, before: QuantNetwork, numerics: Numerics, weight_bits: int, how: Rounding
+) -> tuple[tuple[list[QuantSynapses], Population, Array] | None, int]:
+    """The layer at the largest F its states and constants fit at, or None; and the state bits that it needs."""
     rounded = round_layer(layer, weight_bits, how, max(numerics.weight_bits), numerics.state_bits)
     needed, unshifted = 0, _unshifted(layer, rounded)
     for fraction in range(numerics.fraction_bits_max + rounded.finer, -1, -1):
@@ -210,18 +240,14 @@ def _quantize_layer(
         needed = bounds.state_bits
         if needed <= numerics.state_bits and _holds(synapses, population, numerics):
             proven = replace(population, input_bits=bounds.input_bits, state_bits=needed)
-            return synapses, proven, unit
+            return (synapses, proven, unit), needed
     if needed <= numerics.state_bits:
         raise CompileError(
             layer.node.name,
             "a bias, a threshold or a weight is beyond what the chip's fields hold",
             "train with weights and thresholds of one magnitude",
         )
-    raise CompileError(
-        layer.node.name,
-        f"a state may need {needed} bits, the chip has {numerics.state_bits}",
-        f"fewer weight bits than {weight_bits}, a smaller fan-in or fewer time steps keep it small",
-    )
+    return None, needed
 
 
 def _holds(synapses: list[QuantSynapses], population: Population, numerics: Numerics) -> bool:
@@ -262,8 +288,8 @@ def _synapses(node: Synapses, weight: Array, rounded: RoundedLayer, fraction: in
     bits = rounded.bits[node.name]
     finer = min(rounded.finer, fraction)
     fine = rounded.scale / 2**finer
-    exponent = exponent_of(weight, fine, bits)
-    unit = (fine * 2**exponent).reshape(-1, *(1,) * (weight.ndim - 1))
+    exponent = exponent_of(node, weight, fine, bits)
+    unit = node.per_weight(fine * 2**exponent)
     return integer_synapses(node, _rint(weight / unit), bits, fraction - finer + exponent)
 
 

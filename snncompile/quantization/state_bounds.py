@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from snncompile.network import Reset
-from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
+from snncompile.quant_network import (
+    DECAY_ONE,
+    MIX_SHIFT,
+    IntArray,
+    Population,
+    QuantNetwork,
+    QuantSynapses,
+    pooled_shape,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +54,44 @@ def input_interval(synapses: QuantSynapses, payload_max: int, signed: bool = Fal
     return (low - high, high - low) if signed else (low, high)
 
 
+def interval_of_sums(
+    network: QuantNetwork, synapses: QuantSynapses, low: IntArray, high: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Least and largest (W s) << exponent per output channel, for s of low..high, one interval a source channel.
+
+    low <= 0 <= high (channels of the source,), so that a position which sees a part of the kernel stays within.
+    """
+    members, windows = synapses.members, synapses.pool[0] * synapses.pool[1]
+    reads = slice(*(synapses.reads or (0, len(low))))
+    low, high = (ends[reads].reshape(-1, members).sum(1) * windows for ends in (low, high))
+    if synapses.kind == "sparse":
+        row, column = synapses.listed
+        pooled = pooled_shape(network.read_shape(synapses), synapses.pool, members)
+        channel = column // int(np.prod(pooled[1:]))
+        ends = (synapses.weight * low[channel], synapses.weight * high[channel])
+        least, largest = np.zeros((2, synapses.channels), np.int64)
+        np.add.at(least, row, np.minimum(*ends))
+        np.add.at(largest, row, np.maximum(*ends))
+    else:
+        groups = synapses.groups
+        weight = synapses.weight.reshape(groups, synapses.channels // groups, len(low) // groups, -1)
+        ends = (weight * low.reshape(groups, 1, -1, 1), weight * high.reshape(groups, 1, -1, 1))
+        least, largest = np.minimum(*ends).sum((2, 3)).ravel(), np.maximum(*ends).sum((2, 3)).ravel()
+    return least << synapses.exponent, largest << synapses.exponent
+
+
 def prove(network: QuantNetwork, population: Population) -> Bounds:
     """Bounds that hold for every input and all T steps of a sample, per channel, for the actual integers.
 
+    Sums are passed on with the interval of each channel in each step, so that adding up in parts costs no bit.
     u lies in [decay(v_low) + a_low + bias, decay(v_high) + a_high + bias]; a soft reset at level j takes u in
     [threshold_j, threshold_{j+1}) to u - subtract_j, so v_high is the largest such end. Interval arithmetic; no float.
     """
     arriving = [_arriving(network, population, t) for t in range(network.timesteps)]
+    if population.sums:
+        low = np.min([low for low, _ in arriving], axis=0)
+        high = np.max([high for _, high in arriving], axis=0)
+        return Bounds(low, high, low, high)
     biased = [(low + population.bias, high + population.bias) for low, high in arriving]
     lateral = _lateral(network, population)
     v_low, v_high = population.v0, population.v0
@@ -85,6 +124,10 @@ def _arriving(network: QuantNetwork, population: Population, step: int) -> tuple
         if synapses.source == population.name:
             continue
         if not (micro == 0 if is_input else network.populations_by_name[synapses.source].is_open(micro)):
+            continue
+        if not is_input and (source := network.populations_by_name[synapses.source]).sums:
+            added = interval_of_sums(network, synapses, *_arriving(network, source, step))
+            low, high = low + added[0], high + added[1]
             continue
         signed = is_input and network.input_kind == "currents"
         added = input_interval(synapses, network.payload_max_of(synapses.source), signed)

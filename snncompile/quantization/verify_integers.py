@@ -11,7 +11,8 @@ def verify_integers(network: QuantNetwork) -> None:
     """Checks an integer network; raises InternalError (the compiler made it).
 
     Weights within weight_bits; order and names; shapes of per-channel arrays; thresholds increasing; delays that match
-    depths; the proven widths hold (`state_bounds.prove` run again).
+    depths; sparse synapses sorted, none twice; populations that send sums have no other parameters; the proven widths
+    hold (`state_bounds.prove` run again).
     """
     known = {network.input_name: 0}
     for population in network.populations:
@@ -26,9 +27,11 @@ def verify_integers(network: QuantNetwork) -> None:
                 raise InternalError(f"{population.name}: {name} has shape {getattr(population, name).shape}")
         if abs(population.decay) > DECAY_ONE:
             raise InternalError(f"{population.name}: decay {population.decay} is beyond {DECAY_ONE}")
+        if population.sums:
+            _verify_sums(network, population)
         if (np.diff(population.thresholds, axis=0) <= 0).any() or (population.thresholds <= 0).any():
             raise InternalError(f"{population.name}: thresholds are not positive and increasing")
-        if population.spiking and (population.payload <= 0).any():
+        if not population.sums and population.spiking and (population.payload <= 0).any():
             raise InternalError(f"{population.name}: a spike without payload")
         bounds = prove(network, population)
         if bounds.state_bits > population.state_bits or bounds.input_bits > population.input_bits:
@@ -37,11 +40,38 @@ def verify_integers(network: QuantNetwork) -> None:
             )
 
 
+SUM_BITS_MAX = 32
+"""Widest payload that the backends carry."""
+
+
+def _verify_sums(network: QuantNetwork, population: Population) -> None:
+    """A population that sends its sum has nothing else, is not the readout, and its payload has a type."""
+    constants = (population.bias, population.v0, population.thresholds, population.payload, population.subtract)
+    plain = population.mixing is None and population.open_steps is None and population.reset == "hard"
+    if any(values.any() for values in constants) or len(population.thresholds) or population.decay or not plain:
+        raise InternalError(f"{population.name}: sends its sum, and has constants, thresholds, a decay or no reset")
+    if population is network.readout or any(s.source == population.name for s in network.inputs_of(population)):
+        raise InternalError(f"{population.name}: sends its sum to itself or to the host")
+    if population.input_bits > SUM_BITS_MAX:
+        raise InternalError(f"{population.name}: sends sums of {population.input_bits} bits, at most {SUM_BITS_MAX}")
+
+
+def _verify_listed(synapses: QuantSynapses) -> None:
+    row, column = synapses.listed
+    step = np.diff(row) * (int(column.max(initial=0)) + 1) + np.diff(column)
+    if not len(synapses.weight) or len(row) != len(column) or len(row) != len(synapses.weight):
+        raise InternalError(f"{synapses.name}: {len(synapses.weight)} weights, {len(row)} rows, {len(column)} columns")
+    if (step <= 0).any() or min(row.min(), column.min()) < 0 or row.max() >= synapses.channels:
+        raise InternalError(f"{synapses.name}: synapses out of order, twice or out of range")
+
+
 def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: Population) -> None:
     if source_depth is None:
         raise InternalError(f"{synapses.name}: reads {synapses.source!r}, which is not before it")
-    if len(synapses.weight) != target.shape[0]:
-        raise InternalError(f"{synapses.name}: weights for {len(synapses.weight)} channels, not {target.shape[0]}")
+    if synapses.channels != target.shape[0]:
+        raise InternalError(f"{synapses.name}: weights for {synapses.channels} channels, not {target.shape[0]}")
+    if synapses.kind == "sparse":
+        _verify_listed(synapses)
     arrives = target.depth + 1 if synapses.source == target.name else target.depth - target.waits
     if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != arrives:
         raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {arrives}")

@@ -3,17 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from snncompile.chip import ARRANGEMENT_BASIS, Chip
 from snncompile.encoding import Kind
 from snncompile.mapping.connectivity import chip_inputs, connectivity
 from snncompile.mapping.partition import RESOURCES, compartments
-from snncompile.mapping.place import hops, place_random, place_row_major, route_quality
+from snncompile.mapping.routes import Flow
 from snncompile.program import Program
 from snncompile.quant_network import Population, QuantSynapses
-
-BASELINE_SEED = 0
+from snncompile.report.mapping import mapping_report
 
 INPUT_COMPUTED: dict[Kind, str] = {
     "pixels": "host rounds pixels to graded spikes, the same in every time step",
@@ -23,10 +20,8 @@ INPUT_COMPUTED: dict[Kind, str] = {
 }
 
 
-def build_report(
-    program: Program, flow: NDArray[np.float64], cost: Mapping[str, Any], activity_basis: str
-) -> dict[str, Any]:
-    """report.json without its steps. `flow` (cores, cores): packets per inference; `cost`: from the chip simulator."""
+def build_report(program: Program, flow: Flow, cost: Mapping[str, Any], activity_basis: str) -> dict[str, Any]:
+    """report.json without its steps. `flow`: packets per inference; `cost`: from the chip simulator."""
     return {
         "target": program.target,
         "chip": program.chip.name,
@@ -35,13 +30,15 @@ def build_report(
         "input": {"kind": program.host.encoder.kind, "computed": INPUT_COMPUTED[program.host.encoder.kind]},
         "depth_steps": program.network.depth,
         "neurons": program.neurons,
-        "cores_used": len(program.core_graph.cores),
+        "cores_used": program.core_graph.core_count,
         "cores_available": program.chip.mesh.cores,
         "chips_used": program.placement.chips_used,
         "chips_available": program.chip.mesh.chips,
+        "board": _board(program.chip),
         "cores": _cores(program),
         "layers": [_layer(program, population) for population in program.network.populations],
-        "mapping": _mapping(program, flow),
+        "remedies": [dict(remedy) for remedy in program.provenance.remedies],
+        "mapping": mapping_report(program, flow, cost),
         "estimate": _estimate(program, cost, activity_basis),
         "provenance": {
             "model_sha256": program.provenance.model_sha256,
@@ -50,6 +47,13 @@ def build_report(
             "chip_sources": [source.model_dump(mode="json") for source in program.chip.sources],
         },
     }
+
+
+def _board(chip: Chip) -> dict[str, Any]:
+    """How the chips are arranged, and whose idea that is."""
+    mesh = chip.mesh
+    basis = ARRANGEMENT_BASIS if mesh.chips > 1 else None
+    return {"name": chip.board, "chips_across": mesh.chips_across, "chips_down": mesh.chips_down, "basis": basis}
 
 
 def _cores(program: Program) -> list[dict[str, Any]]:
@@ -79,6 +83,7 @@ def _layer(program: Program, population: Population) -> dict[str, Any]:
         "synapses": sum(connectivity(network, s).synapses for s in on_chip),
         "weights": sum(int(s.weight.size) for s in on_chip),
         "weight_bits": max((s.weight_bits for s in on_chip), default=None),
+        "synapse_formats": {s.name: program.core_graph.formats[s.name] for s in on_chip},
         "state_bits": population.state_bits,
         "state_bits_available": program.chip.numerics.state_bits,
         "input_bits": population.input_bits,
@@ -97,28 +102,6 @@ def _kind(synapses: QuantSynapses, population: Population, on_chip: Sequence[Qua
     if synapses not in on_chip:
         return "currents"
     return "lateral" if synapses.source == population.name else synapses.kind
-
-
-def _mapping(program: Program, flow: NDArray[np.float64]) -> dict[str, Any]:
-    mesh, cores = program.chip.mesh, len(program.core_graph.cores)
-    placements = {
-        "ours": program.placement,
-        "random": place_random(cores, mesh, BASELINE_SEED),
-        "row_major": place_row_major(cores, mesh),
-    }
-    quality = {name: route_quality(flow, placement, mesh) for name, placement in placements.items()}
-    plain = {
-        name: {"hops_per_packet": q.hops_per_packet, "max_link_load": q.max_link_load} for name, q in quality.items()
-    }
-    ours = plain.pop("ours")
-    border = float((flow * hops(program.placement, mesh).chip_border).sum())
-    return {
-        **ours,
-        "routers_used": program.placement.routers_used,
-        "chip_border_hops": border,
-        "unit": "packets per inference",
-        "baselines": plain,
-    }
 
 
 def _estimate(program: Program, cost: Mapping[str, Any], activity_basis: str) -> dict[str, Any]:

@@ -25,13 +25,12 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         f"{report['neurons']:,} neurons on {report['cores_used']} of {report['cores_available']} cores, "
         f"{_chips(report)}{mapping['routers_used']} routers; T = {_steps(report)}, depth {report['depth_steps']} steps"
     )
+    for remedy in report.get("remedies", ()):
+        cost = f"{remedy['neurons']:,} neurons and {remedy['steps']} steps more"
+        problem = f"{remedy['used']:,} {remedy['resource'].replace('_', ' ')} (limit {remedy['limit']:,})"
+        console.print(f"{remedy['layer']} needed {problem}: {remedy['done']} ({cost})", soft_wrap=True)
     console.print(f"input: {report['input']['kind']}; {report['input']['computed']}")
-    console.print(
-        f"hops per packet {mapping['hops_per_packet']:.2f} "
-        f"(row-major {mapping['baselines']['row_major']['hops_per_packet']:.2f}, "
-        f"random {mapping['baselines']['random']['hops_per_packet']:.2f}); "
-        f"busiest link {mapping['max_link_load']:.0f} packets per inference"
-    )
+    console.print(_placement_table(mapping))
     if "energy_pj" in estimate:
         console.print(_estimate_line(estimate))
     for note in estimate["provenance"]:
@@ -79,6 +78,21 @@ def _layer_table(report: Mapping[str, Any]) -> Table:
             layer["lowering"],
             layer["exactness"],
         )
+    return table
+
+
+def _placement_table(mapping: Mapping[str, Any]) -> Table:
+    table = Table(title="placement, beside cores in rows and at random", title_justify="left")
+    table.add_column("")
+    for column in ("ours", "row-major", "random"):
+        table.add_column(column, justify="right")
+    placements = (mapping, mapping["baselines"]["row_major"], mapping["baselines"]["random"])
+    table.add_row("hops per packet", *(f"{of['hops_per_packet']:.2f}" for of in placements))
+    table.add_row("busiest link, packets per inference", *(f"{of['max_link_load']:,.0f}" for of in placements))
+    if mapping["step_us"] is not None:
+        table.add_row("estimated step us, cores alone", *(f"{of['step_us']:.3f}" for of in placements))
+        until = (of["link_ns_until_bound"] for of in placements)
+        table.add_row("links bound from ns a packet", *("-" if ns is None else f"{ns:.1f}" for ns in until))
     return table
 
 

@@ -33,6 +33,9 @@ def sum_pool(x: np.ndarray, window: tuple[int, int]) -> Any:
 class Synapses:
     """a = (W sum_pool(s)) << exponent for payloads s (B, n_source); gives a (B, n_target) of type `integer`.
 
+    row, column (synapses,): of sparse synapses, target and source of each. spec `reads`: first channel of the source
+    that they read, and the first that they do not.
+
     The product runs in floating point where no partial sum can be rounded: sum |w| * largest pooled payload bounds all
     of them (`exact_type`); payload_max bounds |s|. The factor 2^exponent is part of the float weight and costs no bit
     of it. A convolution takes features (n,) as an image (n, 1, 1). `members`: payloads of that many consecutive
@@ -40,17 +43,29 @@ class Synapses:
     """
 
     def __init__(
-        self, spec: dict[str, Any], weight: np.ndarray, source_shape: tuple[int, ...], payload_max: int, integer: Any
+        self,
+        spec: dict[str, Any],
+        weight: np.ndarray,
+        source_shape: tuple[int, ...],
+        payload_max: int,
+        integer: Any,
+        row: np.ndarray | None = None,
+        column: np.ndarray | None = None,
     ) -> None:
         weight = weight.astype(np.int64)
         self.image, self.pool, self.integer = (*source_shape, 1, 1)[:3], tuple(spec["pool"]), integer
+        self.reads = slice(*(spec.get("reads") or (None,)))
         self.delay_steps = spec["delay_steps"]
         self.members = spec["members"]
+        self.product: Callable[[np.ndarray], Any]
+        if row is not None and column is not None:
+            self.product = Listed(weight << spec["exponent"], row, column, spec["features"])
+            return
         pooled_max = payload_max * self.pool[0] * self.pool[1] * self.members
         row_sum = int(np.abs(weight).reshape(len(weight), -1).sum(1).max())
         scaled = (weight << spec["exponent"]).astype(exact_type(max(row_sum, 1) * pooled_max))
         if spec["kind"] == "linear":
-            self.product: Callable[[np.ndarray], Any] = Product(scaled)
+            self.product = Product(scaled)
         elif weight.shape[2:] == (1, 1) and not any(spec["padding"]):
             self.product = Pointwise(scaled, spec)
         else:
@@ -60,7 +75,7 @@ class Synapses:
         """The current these payloads cause; 0 where no source sent a spike."""
         if not payloads.any():
             return 0
-        s = payloads.reshape(len(payloads), *self.image)
+        s = payloads.reshape(len(payloads), *self.image)[:, self.reads]
         if self.members > 1:
             s = s.reshape(len(s), -1, self.members, *self.image[1:]).sum(2)
         if self.pool != (1, 1):
@@ -76,6 +91,26 @@ class Product:
 
     def __call__(self, s: np.ndarray) -> Any:
         return s.reshape(len(s), -1).astype(self.weight.dtype) @ self.weight
+
+
+class Listed:
+    """W s for s (B, ...) and the matrix W (features, n) that is weight[i] at (row[i], column[i]): of spikes only."""
+
+    def __init__(self, weight: np.ndarray, row: np.ndarray, column: np.ndarray, features: int) -> None:
+        by_source = np.argsort(column, kind="stable")
+        self.weight, self.row, self.features = weight[by_source], row[by_source].astype(np.int64), features
+        self.fan_out = np.bincount(column)
+        self.first = np.cumsum(self.fan_out) - self.fan_out
+
+    def __call__(self, s: np.ndarray) -> Any:
+        y = np.zeros((len(s), self.features), np.int64)
+        for lane, payloads in zip(y, s.reshape(len(s), -1)[:, : len(self.first)].astype(np.int64), strict=True):
+            sources = np.flatnonzero(payloads)
+            fan_out = self.fan_out[sources]
+            within = np.arange(int(fan_out.sum())) - np.repeat(np.cumsum(fan_out) - fan_out, fan_out)
+            reached = np.repeat(self.first[sources], fan_out) + within
+            np.add.at(lane, self.row[reached], self.weight[reached] * np.repeat(payloads[sources], fan_out))
+        return y
 
 
 class Pointwise:
@@ -174,13 +209,15 @@ class Neurons:
 
     I is a + bias, or what `Mixing` makes of it, and the lateral current; a decay below 0 amplifies. Of the micro-steps
     of a time step the decay acts in the first, and the neurons fire in the first `open_steps` (none given: in all).
-    Without thresholds they never fire and only sum. bias, v0 (channels,); thresholds, subtract (levels, channels);
-    payload (levels,). Types are as narrow as the proven state_bits and input_bits allow.
+    Without thresholds they never fire and only sum; those that send their sum keep no state: y = u = I. bias, v0
+    (channels,); thresholds, subtract (levels, channels); payload (levels,). Types are as narrow as the proven
+    state_bits and input_bits allow.
     """
 
     def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         size = int(np.prod(spec["shape"]))
         self.decay_rate, self.reset, self.open_steps = spec["decay"], spec["reset"], spec.get("open_steps")
+        self.sums = spec.get("sends") == "sum"
         self.reached = np.greater_equal if spec["fire"] == "ge" else np.greater
         self.dtype = self.state_type(spec, arrays)
         repeats = size // spec["shape"][0]
@@ -202,7 +239,7 @@ class Neurons:
 
     @property
     def spiking(self) -> bool:
-        return len(self.thresholds) > 0
+        return self.sums or len(self.thresholds) > 0
 
     def start(self, lanes: int) -> np.ndarray:
         """State v0 of every neuron (lanes, n)."""
@@ -216,6 +253,8 @@ class Neurons:
 
     def step(self, v: np.ndarray, current: Any, micro: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Payloads to send and the state after reset on the input I = `current`, all (lanes, n), in this micro-step."""
+        if self.sums:
+            return np.zeros(v.shape, np.int32) + np.asarray(current).astype(np.int32), v
         u = ((self.decay(v) if micro == 0 else v) + current).astype(self.dtype, copy=False)
         payloads = np.zeros(u.shape, np.int32)
         if self.open_steps is not None and micro >= self.open_steps:

@@ -37,7 +37,14 @@ class Encoder:
         self.sent_shape = tuple(entry["shape"])
         self.bias = arrays.get(f"{entry['name']}.host_bias", np.zeros(1, np.int64)).astype(np.int64)
         self.synapses = [
-            Synapses(synapses, arrays[f"{synapses['name']}.host_weight"], self.shape, PIXEL_MAX, np.int64)
+            Synapses(
+                synapses,
+                arrays[f"{synapses['name']}.host_weight"],
+                self.shape,
+                PIXEL_MAX,
+                np.int64,
+                *(arrays.get(f"{synapses['name']}.host_{field}") for field in ("row", "column")),
+            )
             for synapses in spec["synapses"]
         ]
 

@@ -37,6 +37,8 @@ class Stream:
 
 def payload_max(spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
     """Largest absolute payload that the input or a population of network.json sends."""
+    if spec.get("sends") == "sum":
+        return 1 << (int(spec["input_bits"]) - 1)
     table = arrays.get(f"{spec['name']}.payload")
     return int(spec["payload_max"]) if table is None else int(table.max(initial=0))
 
@@ -50,6 +52,7 @@ def parameters(network: dict[str, Any], arrays: dict[str, np.ndarray], spec: dic
             "weight": arrays[f"{synapses['name']}.weight"],
             "source_shape": tuple(senders[synapses["source"]]["shape"]),
             "payload_max": payload_max(senders[synapses["source"]], arrays),
+            **{field: arrays[key] for field in ("row", "column") if (key := f"{synapses['name']}.{field}") in arrays},
         }
         for synapses in network["synapses"]
         if synapses["name"] in spec["synapses"]

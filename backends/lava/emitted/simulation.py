@@ -63,8 +63,9 @@ class Simulation:
         return self.groups, self.lanes, int(np.prod(spec["shape"]))
 
     def _payload_memory(self, spec: dict[str, Any]) -> Any:
-        largest = payload_max(spec, self.arrays)
-        return shared((self.timesteps, *self._lane_shape(spec)), np.min_scalar_type(largest))
+        sums = spec.get("sends") == "sum"
+        kind = np.dtype(np.int32) if sums else np.min_scalar_type(payload_max(spec, self.arrays))
+        return shared((self.timesteps, *self._lane_shape(spec)), kind)
 
     def _population(self, spec: dict[str, Any], journal: Journal) -> Any:
         """The Process of a population, connected to its sources."""

@@ -1,0 +1,256 @@
+"""The nodes of the float network: what each computes, of which shapes, and what reads its rows of weights.
+
+A node names its inputs; two synapse nodes that end in one neuron node add up. Shapes leave out time and batch:
+images (C, H, W), features (n,). `network.verify` checks them.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+Reset = Literal["soft", "hard", "none"]
+Fire = Literal["ge", "gt"]
+Coding = Literal["direct", "events", "rate"]
+
+INPUT_PAYLOAD_MAX = 255
+"""Largest graded input spike: an 8-bit pixel, the value 1.0."""
+
+
+INDEX = {"index": True}
+"""Metadata of a field of integers, which say where and not how much."""
+
+
+def frozen(values: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The values as a read-only array of that type; themselves where they are one and own their memory."""
+    if values.dtype == kind and values.base is None and not values.flags.writeable:
+        return values
+    copied = np.array(values, dtype=kind)
+    copied.flags.writeable = False
+    return copied
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. Arrays are made read-only: float64, int64 in fields declared with `INDEX`."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for declared in fields(self):
+            value = getattr(self, declared.name)
+            if isinstance(value, np.ndarray):
+                kind = np.int64 if declared.metadata.get("index") else np.float64
+                object.__setattr__(self, declared.name, frozen(value, np.dtype(kind)))
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Node):
+    """What the host sends in the first micro-step of every time step; 0 in the others.
+
+    coding "direct": the value scale * x, the same at every time step, 0 <= scale * x <= 1; on the chip a graded spike
+    of payload round(scale * x * 255). "events": frame t of x (T, *shape), scale * x an integer, 0 to 255: its payload.
+    "rate": spikes, spread evenly over the T time steps, whose mean is scale * x rounded to 1/T.
+    """
+
+    shape: Shape
+    scale: float = 1.0
+    coding: Coding = "direct"
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted(Node):
+    """Synapses with a row of weights for every output channel: weight (out, ...), bias (out,)."""
+
+    weight: Array
+    bias: Array
+
+    def per_weight(self, values: Array) -> Array:
+        """One value a row (out,), shaped to broadcast over `weight`."""
+        return values.reshape(-1, *(1,) * (self.weight.ndim - 1))
+
+    def row_sums(self, values: Array) -> Array:
+        """(out,) sums over each row of values in the shape of `weight`."""
+        summed: Array = values.reshape(len(self.bias), -1).sum(1)
+        return summed
+
+    def row_largest(self, values: Array) -> Array:
+        """(out,) largest of each row of values >= 0 in the shape of `weight`; 0 for an empty row."""
+        largest: Array = values.reshape(len(self.bias), -1).max(1)
+        return largest
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(Weighted):
+    """y = W * sum_pool(x) + b, cross-correlation as in torch.
+
+    weight (out, in/groups, kh, kw), bias (out,). `pool`: x is summed over pool windows first (the sources of one window
+    share one axon on the chip); (1, 1) is a plain convolution. `members`: so are that many consecutive channels, the
+    members of one neuron. Features (n,) are an image (n, 1, 1). An identity shortcut is `one_to_one` of weight 1.
+    `of_reset`: made by the lowering from a soft reset, so that its weights are thresholds and are rounded like them.
+    """
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    pool: Pair = (1, 1)
+    members: int = 1
+    delay_steps: int | None = None
+    of_reset: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Weighted):
+    """y = W flatten(sum_pool(x)) + b; weight (out, in), bias (out,), flattened in C order; the rest as in Conv2d."""
+
+    pool: Pair = (1, 1)
+    members: int = 1
+    delay_steps: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(Weighted):
+    """y = W flatten(sum_pool(x)) + b, of W only the synapses there are: W[row[i], column[i]] = weight[i].
+
+    weight, row, column (synapses,), sorted by row, then column, no pair twice (`sparse` sorts them); bias (features,):
+    it says how many rows there are. Columns count the flattened source in C order; the rest as in Conv2d.
+    """
+
+    row: IndexArray = field(metadata=INDEX)
+    column: IndexArray = field(metadata=INDEX)
+    pool: Pair = (1, 1)
+    members: int = 1
+    delay_steps: int | None = None
+
+    @property
+    def features(self) -> int:
+        return len(self.bias)
+
+    def per_weight(self, values: Array) -> Array:
+        return values[self.row]
+
+    def row_sums(self, values: Array) -> Array:
+        return np.bincount(self.row, values, self.features).astype(np.float64)
+
+    def row_largest(self, values: Array) -> Array:
+        largest = np.zeros(self.features)
+        np.maximum.at(largest, self.row, values)
+        return largest
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(Node):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta per channel (axis 0 of the shape); all (channels,)."""
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    var: Array
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class AvgPool2d(Node):
+    """Mean over non-overlapping windows of `kernel`; rows and columns that fill no window are left out."""
+
+    kernel: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Node):
+    """(C, H, W) -> (C*H*W,) in C order."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultiThresholdLIF(Node):
+    """Multi-threshold leaky integrate-and-fire population (the node MTLIF of docs/how-it-works.md).
+
+        I[t] = sum of inputs                                  mixing: sum over j of mixing[t, j] * (sum of inputs)[j]
+        u[t] = leak * v[t-1] + I[t]                           v[0] = v0
+        k[t] = number of j with u[t] >= thresholds[j]         (fire "gt": >)
+        y[t] = payload[k-1], 0 where k = 0
+        v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
+
+    thresholds, subtract (levels,) or (levels, channels), payload (levels,); thresholds strictly increasing.
+    mixing (T, T) or None, T the network's timesteps: LM-HT's global input (T-GIM, arXiv 2402.00411): the population
+    waits for the last step it needs. A leak above 1 (LM-HT again) amplifies; only programmable neurons have it.
+    What the lowering to binary spikes sets: `members` consecutive channels stand for one neuron of the trained network,
+    whose level is the number of them that fire; of the micro-steps of a time step the leak acts in the first, and the
+    population fires in the first `open_steps` only (None: in all).
+    `depth`: how many chip steps this population runs behind the input; None before the delays are aligned.
+    """
+
+    thresholds: Array
+    payload: Array
+    subtract: Array
+    leak: float
+    reset: Reset
+    fire: Fire
+    v0: float = 0.0
+    mixing: Array | None = None
+    members: int = 1
+    open_steps: int | None = None
+    depth: int | None = None
+
+
+def waits(mixing: NDArray[Any] | None) -> int:
+    """Steps a population must wait for input that its mixing (T, T) needs: the largest j - t with mixing[t, j] != 0."""
+    if mixing is None or not mixing.any():
+        return 0
+    t, j = np.nonzero(mixing)
+    return max(0, int((j - t).max()))
+
+
+@dataclass(frozen=True, eq=False)
+class Readout(Node):
+    """Output = scale * sum over t of leak^(T-t) x[t] / sum of leak^(T-t), x the sum of its inputs; leak 1: the mean.
+
+    t counts time steps; the micro-steps of one add up.
+
+    The predicted class is the largest entry. Fed by synapses it is a population that sums and never fires; fed by one
+    neuron population it counts that one's spikes.
+    """
+
+    scale: float = 1.0
+    leak: float = 1.0
+    depth: int | None = None
+
+
+Synapses = Conv2d | Linear | Sparse
+SYNAPSES = (Conv2d, Linear, Sparse)
+FOLDED = (Input, *SYNAPSES, MultiThresholdLIF, Readout)
+"""Node types left once every norm and pool is folded."""
+
+LEAK_BELOW = 2.0
+"""LM-HT's leak lies in (0.5, 1.5); every other system's in (0, 1]."""
+
+
+def one_to_one(name: str, source: str, weight: Array, pool: Pair = (1, 1)) -> Conv2d:
+    """y = weight * sum_pool(x), weight (channels,): every source drives the neuron at its own place only."""
+    channels = len(weight)
+    kernels = np.reshape(weight, (channels, 1, 1, 1))
+    return Conv2d(name, (source,), kernels, np.zeros(channels), groups=channels, pool=pool)
+
+
+def sparse(
+    name: str, source: str, weight: Array, row: NDArray[Any], column: NDArray[Any], bias: Array, **options: Any
+) -> Sparse:
+    """`Sparse` of synapses (synapses,) in any order."""
+    return Sparse(name, (source,), bias=bias, **in_order(weight, row, column), **options)
+
+
+def in_order(weight: NDArray[Any], row: NDArray[Any], column: NDArray[Any]) -> dict[str, Any]:
+    """weight, row and column of synapses, sorted by row, then column, by their names."""
+    order = np.lexsort((column, row))
+    return {"weight": weight[order], "row": row[order], "column": column[order]}
