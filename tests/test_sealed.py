@@ -66,7 +66,7 @@ def test_replaces_an_earlier_program_and_nothing_else(tmp_path: Path) -> None:
         ),
         (
             "program.json",
-            lambda data: data.replace(b'"format_version": 1', b'"format_version": 99'),
+            lambda data: data.replace(b'"format_version": 2', b'"format_version": 99'),
             "has format version 99, this .* reads 1",
         ),
         ("program.json", lambda data: data[:100], "program.json: is damaged"),

@@ -26,7 +26,7 @@ EXACT = (("integer", "simulator"), ("simulator", "lava"))
 LIMIT = {"loihi2-sim": 10_000, "loihi1-sim": 1_000}
 """Samples that accuracy is compared on: a network of several chips takes minutes for a whole test set."""
 LARGE = 500_000
-"""Neurons from which on a few samples must do: the ResNet on 13 chips of Loihi 1."""
+"""Neurons from which on a few samples must do: the ResNet on 17 chips of Loihi 1."""
 QUICK = ("fashion_residual", "fashion_stbp_tdbn")
 """What every run of the tests looks at; the others take minutes together."""
 PAIRS = [
