@@ -56,7 +56,8 @@ class Options:
     weight_bits: of every layer, or "auto": of each layer what costs the chip least (`bit_budget.choose_bits`) while the
     held-out half of the calibration data loses at most `max_accuracy_drop` points. rounding: one of
     `rounding.METHODS`. lowering: one of `lowering.MODES`; input_coding "rate": an analog image as binary spikes.
-    chips: of the board (`chip.on_board`). effort (0 to 3), pins: of the placement (`mapping.optimise`, `mapping.pins`).
+    chips: of the board (`chip.on_board`). share_cores: small layers on one core (`partition`). effort (0 to 3), pins: of
+    the placement (`mapping.optimise`, `mapping.pins`).
     """
 
     weight_bits: int | Literal["auto"] = 8
@@ -66,6 +67,7 @@ class Options:
     input_coding: InputCoding = "direct"
     input_shape: tuple[int, ...] | None = None
     chips: str | None = None
+    share_cores: bool = False
     effort: int = DEFAULT_EFFORT
     pins: Pins = field(default_factory=dict)
 
@@ -118,7 +120,7 @@ def compile_file(
         rates.append(activity_levels(unplaced, calibrate))
         return activity_of(unplaced.network, rates[0][0])
 
-    placing = Placing(options.effort, options.pins, activity_for)
+    placing = Placing(options.effort, options.pins, activity_for, options.share_cores)
     program = place_program(f"{chip.name}{SIM_SUFFIX}", chip, lowered, made, log, how, placing)
     with log.step("estimate"):
         levels, basis = rates[0]

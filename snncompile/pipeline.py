@@ -85,12 +85,14 @@ def assumed_activity(program: Program) -> Activity:
 class Placing:
     """How cores are placed: how long to search (0 to 3), what the user has put where, and how often neurons fire.
 
+    share_cores: small layers that follow each other share a core (`partition.partition`).
     activity: of a program whose cores are not yet where they will be.
     """
 
     effort: int = DEFAULT_EFFORT
     pins: Pins = field(default_factory=dict)
     activity: Callable[[Program], Activity] = assumed_activity
+    share_cores: bool = False
 
 
 def place_program(
@@ -108,7 +110,7 @@ def place_program(
         quantized, host = quantize(lowered, chip.numerics, made.weight_bits, how)
         verify_integers(quantized)
     with log.step("partition"):
-        fitted = fit(quantized, chip)
+        fitted = fit(quantized, chip, placing.share_cores)
         core_graph = fitted.graph
         if fitted.remedies:
             quantized, host, made = _mended(fitted, host, made)

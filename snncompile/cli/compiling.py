@@ -62,6 +62,7 @@ input_shape_option = click.option("--input-shape", callback=parse_shape, help="C
 @input_shape_option
 @click.option("--calibrate", type=click.Path(path_type=Path), help="Data (never the test set) for rates and rounding.")
 @chips_option
+@click.option("--share-cores", is_flag=True, help="Small layers share a core: fewer cores, never a shorter step.")
 @click.option("--effort", type=int, default=1, show_default=True, help="Search for a placement: 0 (none) to 3.")
 @click.option("--pin", "pins", multiple=True, metavar="LAYER=CHIP:CORE", help="Put a layer's cores there. Repeatable.")
 @json_option

@@ -40,19 +40,19 @@ class Fitted:
     remedies: tuple[Remedy, ...]
 
 
-def fit(network: QuantNetwork, chip: ChipLimits) -> Fitted:
+def fit(network: QuantNetwork, chip: ChipLimits, share_cores: bool = False) -> Fitted:
     """Partition; for every layer of which one neuron alone takes too much of a core, a remedy, until all fits.
 
     Inputs beyond a core's axons or synapse memory are added up in parts (`remedies.split_inputs`, chips of graded
     spikes), in as many as take fewest cores; so are those of dense layers where the chip has too few cores and parts
     save some. Spikes that reach more cores than they may go to some targets over a relay (`remedies.relay`).
-    Raises DoesNotFit as `partition` does, for the network as it came, where no remedy helps.
+    share_cores: small layers share one (`partition`). Raises DoesNotFit as `partition` does, for the network as it came, where no remedy helps.
     """
     found: list[Remedy] = []
     current, first = network, None
     while True:
         try:
-            return Fitted(current, partition(current, chip), tuple(found))
+            return Fitted(current, partition(current, chip, share_cores), tuple(found))
         except DoesNotFit as error:
             first = first or error
             last, changed = error, None
