@@ -6,7 +6,7 @@ from typing import Any
 
 from snncompile.backend import load_backend
 from snncompile.errors import CompileError
-from snncompile.levels import LevelRates, activity_of
+from snncompile.levels import LevelRates, activity_of, default_levels
 from snncompile.lowering import MODES, Mode, resolve
 from snncompile.mapping.connectivity import chip_synapses, connectivity
 from snncompile.network import Network
@@ -41,7 +41,8 @@ def _lowering_entry(
         other = _placed(folded, program, mode)
     except CompileError as error:
         return {**entry, "possible": False, "why": str(error)}
-    return {**entry, **_figures(other, load_backend("sim").estimate(other, activity_of(other.network, levels)) or {})}
+    added = {**default_levels(other.network), **levels}  # it may need remedies that the chosen one does not
+    return {**entry, **_figures(other, load_backend("sim").estimate(other, activity_of(other.network, added)) or {})}
 
 
 def _placed(folded: Network, program: Program, mode: Mode) -> Program:

@@ -56,8 +56,8 @@ class Options:
     weight_bits: of every layer, or "auto": of each layer what costs the chip least (`bit_budget.choose_bits`) while the
     held-out half of the calibration data loses at most `max_accuracy_drop` points. rounding: one of
     `rounding.METHODS`. lowering: one of `lowering.MODES`; input_coding "rate": an analog image as binary spikes.
-    chips: of the board (`chip.on_board`). share_cores: small layers on one core (`partition`). effort (0 to 3), pins: of
-    the placement (`mapping.optimise`, `mapping.pins`).
+    chips: of the board (`chip.on_board`). share_cores: small layers on one core (`partition`). effort (0 to 3), pins:
+    of the placement (`mapping.optimise`, `mapping.pins`).
     """
 
     weight_bits: int | Literal["auto"] = 8

@@ -153,7 +153,7 @@ HOSTILE: list[tuple[Change, str]] = [
     (put("edges", np.ones((2, 2))), f"model.nir: edges are not pairs of node names; {AGAIN}"),
     (put("edges", ["a", "b"]), f"model.nir: edges are not pairs of node names; {AGAIN}"),
     (lambda file: file["version"].write_direct(np.array("2.0", h5py.string_dtype())), "model.nir: is of NIR version 2.0; supported: 0.x and 1.x"),
-    (bomb, f"{linear('weight')} unpacks to more than 267 MiB; too much for a file of its size"),
+    (bomb, f"{linear('weight')} unpacks to more than 260 MiB; too much for a file of its size"),
     (within_itself, "is another entry of the file once more; export the model again"),
     (many, "model.nir: level1/copy0: is another entry of the file once more; export the model again"),
     (deep, "groups are nested deeper than 16; export the model again"),
