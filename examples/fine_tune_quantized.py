@@ -10,7 +10,7 @@ import argparse
 from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import load
@@ -23,8 +23,13 @@ from snncompile.frontend.torch_trace import trace
 from snncompile.nn import QuantizedNetwork, prepare_quantized
 
 
-def fine_tune(quantized: QuantizedNetwork, x: Tensor, y: Tensor, args: argparse.Namespace) -> float:
-    """Adam with OneCycle, label smoothing 0.1; leaves the best epoch in place and returns its validation accuracy."""
+def distilled(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+    """Half the cross entropy with the labels, half that with the float network's softmax (arXiv 1503.02531)."""
+    return (cross_entropy(logits, labels) + cross_entropy(logits, taught.softmax(1))) / 2
+
+
+def fine_tune(quantized: QuantizedNetwork, teacher: nn.Module, x: Tensor, y: Tensor, args: argparse.Namespace) -> float:
+    """Adam with OneCycle on `distilled`; leaves the best epoch in place and returns its validation accuracy."""
     keep = len(x) - args.validation
     held_out = x[keep:], y[keep:]
     best, best_state = accuracy(quantized, *held_out), deepcopy(quantized.state_dict())
@@ -36,13 +41,16 @@ def fine_tune(quantized: QuantizedNetwork, x: Tensor, y: Tensor, args: argparse.
     trained: Any = quantized
     if args.fast:
         quantized.to(memory_format=torch.channels_last)
-        trained = torch.compile(quantized)
+        trained, teacher = torch.compile(quantized), cast(nn.Module, torch.compile(teacher))
     for epoch in range(args.epochs):
         quantized.train()
         start, total, done = perf_counter(), 0.0, 0
         chosen = torch.randperm(keep)[:many]
-        for images, labels in batches(x[chosen], y[chosen], args):
-            loss = cross_entropy(trained(images.float()), labels, label_smoothing=0.1)
+        for pixels, labels in batches(x[chosen], y[chosen], args):
+            images = pixels.float()
+            with torch.no_grad():
+                taught = teacher(images)
+            loss = distilled(trained(images), taught, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -73,6 +81,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--shift", type=int, default=0, help="shift training samples by up to so many pixels")
     parser.add_argument("--flip", action="store_true", help="mirror half of the training samples")
     parser.add_argument("--validation", type=int, default=5000, help="training samples held out to choose the epoch")
+    parser.add_argument(
+        "--calibration", type=int, default=1000, help="training samples that GPTQ starts from; 0: nearest integers"
+    )
     parser.add_argument("--samples", type=int, help="training samples of an epoch; all unless given")
     parser.add_argument("--fast", action="store_true", help="torch.compile; the sums stay exact")
     parser.add_argument("--seed", type=int, default=0)
@@ -86,14 +97,15 @@ def main() -> None:
     trace(network)  # refuses what is not a network of known layers, before anything of the file is run
     assert isinstance(network, nn.Sequential)
     network = network.float().eval()
-    quantized = prepare_quantized(network, args.weight_bits, args.target)
     x, y = load(args.data, "train")
-    fine_tune(quantized, x, y, args)
+    calibration = x[: args.calibration].numpy() if args.calibration else None
+    quantized = prepare_quantized(network, args.weight_bits, args.target, calibration)
+    start = deepcopy(quantized)
+    fine_tune(quantized, network, x, y, args)
     finished = quantized.finish()
     torch.save(finished, args.out)
     x, y = load(args.data, "test")
     print(f"test accuracy: float {accuracy(network, x, y):.2f} %, its integers at the start ", end="")
-    start = prepare_quantized(network, args.weight_bits, args.target)
     print(f"{accuracy(start, x, y):.2f} %, fine-tuned {accuracy(quantized, x, y):.2f} %")
 
 

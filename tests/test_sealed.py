@@ -67,7 +67,7 @@ def test_replaces_an_earlier_program_and_nothing_else(tmp_path: Path) -> None:
         (
             "program.json",
             lambda data: data.replace(b'"format_version": 2', b'"format_version": 99'),
-            "has format version 99, this .* reads 1",
+            "has format version 99, this .* reads 2",
         ),
         ("program.json", lambda data: data[:100], "program.json: is damaged"),
         ("program.json", lambda data: b"[]", "program.json: is damaged"),
