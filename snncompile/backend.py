@@ -6,7 +6,7 @@ Backends are found through the entry-point group `snncompile.backends`; the core
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ Activity = Mapping[str, NDArray[np.float64]]
 """Per population, and for the input: the probability that a neuron fires in a step, (*shape)."""
 
 
+Timing = Literal["event", "cycle", "auto"]
+"""How steps are timed: from counts; every one through the clocked router; or those whose mesh may be busy."""
+
+
 class Progress(Protocol):
     """Told how many samples are done; the command line draws a bar with it."""
 
@@ -35,12 +39,33 @@ def silent(done: int, total: int) -> None:
     """Progress that shows nothing."""
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What a backend that models time is asked for besides spikes and cost; the command line's `--timing` is auto.
+
+    arrays: energy, times and counts per core and per chip step (`Run.arrays`). trace: time lines (`Run.trace`).
+    """
+
+    timing: Timing = "event"
+    arrays: bool = False
+    trace: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Time lines of a run. lines: arrays per chip step, core and link; events: the same as a Chrome trace for JSON."""
+
+    lines: Mapping[str, NDArray[np.generic]]
+    events: Mapping[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What a backend gives back for N samples.
 
     output (N, classes): integer state of the readout after step T. `payloads`: per recorded population (T, N, *shape).
-    `cost`: energy, time and counts where the backend models them (keys of `run --json`), else empty.
+    `cost`: energy, time and counts where the backend models them (keys of `run --json`), else empty. `arrays`, `trace`:
+    what `RunOptions` asked for.
     """
 
     backend: str
@@ -49,6 +74,8 @@ class Run:
     startup_s: float
     payloads: Mapping[str, IntArray] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    trace: Trace | None = None
 
     @property
     def prediction(self) -> NDArray[np.int64]:
@@ -76,6 +103,24 @@ class Backend(Protocol):
         progress: Progress = silent,
     ) -> Run:
         """Runs input payloads (N, *input shape); records the payloads of the populations named in `record`."""
+
+
+@runtime_checkable
+class TimedBackend(Backend, Protocol):
+    """A backend that models time in one way or another."""
+
+    timings: tuple[Timing, ...]
+
+    def run(
+        self,
+        program: "Program",
+        directory: "Path",
+        payloads: IntArray,
+        record: Sequence[str] = (),
+        progress: Progress = silent,
+        options: RunOptions = ...,
+    ) -> Run:
+        """As `Backend.run`. Raises CompileError where the chip's model does not hold what `options.timing` needs."""
 
 
 def backend_names() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from snncompile.levels import DEFAULT_BASIS, LevelRates, activity_of, default_le
 from snncompile.lowering import resolve
 from snncompile.mapping.activity import packet_flow
 from snncompile.mapping.optimise import DEFAULT_EFFORT
+from snncompile.mapping.orders import Ordering, choose_orders
 from snncompile.mapping.pins import Pins
 from snncompile.network import Network
 from snncompile.pipeline import (
@@ -100,20 +101,11 @@ def compile_file(
         network = to_network(graph)
     with log.step("passes"):
         folded = run_passes(network)
-        lowered = run_passes(folded, lowering_passes(chip.numerics, mode, options.input_coding))
+        ordering = choose_orders(folded, chip, mode, _widest(chip, options))
+        lowered = run_passes(folded, lowering_passes(chip.numerics, mode, options.input_coding, ordering.orders))
     with log.step("calibrate"):
         how, tried = rounding_of(options, chip, lowered, calibrate)
-    made = Provenance(
-        _sha256(model),
-        _versions(),
-        pass_names(chip.numerics, mode, options.input_coding),
-        max(chip.numerics.weight_bits) if options.weight_bits == "auto" else options.weight_bits,
-        how.method,
-        dict(how.bits),
-        mode,
-        options.input_coding,
-        lowering_of(folded, chip.numerics, mode),
-    )
+    made = _provenance(model, chip, options, how, folded, ordering)
     rates: list[tuple[LevelRates, str]] = []
 
     def activity_for(unplaced: Program) -> Activity:
@@ -128,10 +120,34 @@ def compile_file(
         cost = load_backend("sim").estimate(program, activity)
         report = build_report(program, packet_flow(program.network, program.core_graph, activity), cost or {}, basis)
         report["bit_budget"] = tried
-        report["calibration"] = how.calibrated_on
+        report["calibration"] = how.calibrated_on(_widest(chip, options))
         report["lowerings"] = compare_lowerings(folded, program, levels, cost or {})
     _seal(directory, program, network_nir, report, log)
     return Compiled(program, {**report, "steps": log.steps}, directory)
+
+
+def _widest(chip: Chip, options: Options) -> int:
+    """Bits of a weight where no layer has its own."""
+    return max(chip.numerics.weight_bits) if options.weight_bits == "auto" else options.weight_bits
+
+
+def _provenance(
+    model: Path, chip: Chip, options: Options, how: Rounding, folded: Network, ordering: Ordering
+) -> Provenance:
+    mode = resolve(options.lowering, chip.numerics)
+    return Provenance(
+        _sha256(model),
+        _versions(),
+        pass_names(chip.numerics, mode, options.input_coding, ordering.orders),
+        _widest(chip, options),
+        how.method,
+        dict(how.bits),
+        mode,
+        options.input_coding,
+        lowering_of(folded, chip.numerics, mode),
+        orders=ordering.orders,
+        ordering=ordering.told,
+    )
 
 
 def _seal(directory: Path, program: Program, network_nir: bytes, report: dict[str, Any], log: StepLog) -> None:

@@ -27,6 +27,7 @@ from snncompile.passes.fold_batch_norm import FoldBatchNorm
 from snncompile.passes.fold_flatten import FoldFlatten
 from snncompile.passes.fold_payload import FoldPayload
 from snncompile.passes.lower_neurons import LowerNeurons
+from snncompile.passes.order_neurons import OrderNeurons, Orders
 from snncompile.passes.rate_input import RateInput
 from snncompile.passes.simplify_steps import SimplifySteps
 from snncompile.passes.split_shared import SplitShared
@@ -50,10 +51,14 @@ FOLDS: tuple[Pass, ...] = (
 """What does not depend on the chip."""
 
 
-def lowering_passes(numerics: Numerics, mode: Mode, input_coding: InputCoding = "direct") -> tuple[Pass, ...]:
-    """What follows `FOLDS` for one chip; `mode` is resolved."""
+def lowering_passes(
+    numerics: Numerics, mode: Mode, input_coding: InputCoding = "direct", orders: Orders | None = None
+) -> tuple[Pass, ...]:
+    """What follows `FOLDS` for one chip; `mode` is resolved. orders: of `mapping.orders.choose_orders`."""
+    ordering: tuple[Pass, ...] = (OrderNeurons(orders),) if orders else ()
     coding: tuple[Pass, ...] = (RateInput(),) if input_coding == "rate" else ()
     return (
+        *ordering,  # before lowering: the members of a neuron then stay together
         *coding,
         LowerNeurons(numerics, mode),
         AlignDelays(),  # last: depths count what is left
@@ -145,9 +150,15 @@ def run_passes(network: Network, passes: tuple[Pass, ...] = FOLDS) -> Network:
     return network
 
 
-def lower(network: Network, numerics: Numerics, mode: str = "auto", input_coding: InputCoding = "direct") -> Network:
-    """The lowered network of a trained one: all passes for a chip."""
-    return run_passes(network, (*FOLDS, *lowering_passes(numerics, resolve(mode, numerics), input_coding)))
+def lower(
+    network: Network,
+    numerics: Numerics,
+    mode: str = "auto",
+    input_coding: InputCoding = "direct",
+    orders: Orders | None = None,
+) -> Network:
+    """The lowered network of a trained one: all passes for a chip, its neurons in these orders."""
+    return run_passes(network, (*FOLDS, *lowering_passes(numerics, resolve(mode, numerics), input_coding, orders)))
 
 
 def lowering_of(folded: Network, numerics: Numerics, mode: Mode) -> Mapping[str, Mapping[str, str]]:
@@ -156,6 +167,8 @@ def lowering_of(folded: Network, numerics: Numerics, mode: Mode) -> Mapping[str,
     return {name: {"lowering": lowered.lowering, "exactness": lowered.exactness} for name, lowered in planned}
 
 
-def pass_names(numerics: Numerics, mode: Mode, input_coding: InputCoding) -> tuple[str, ...]:
-    passes = (*FOLDS, *lowering_passes(numerics, mode, input_coding))
+def pass_names(
+    numerics: Numerics, mode: Mode, input_coding: InputCoding, orders: Orders | None = None
+) -> tuple[str, ...]:
+    passes = (*FOLDS, *lowering_passes(numerics, mode, input_coding, orders))
     return tuple(getattr(apply, "name", type(apply).__name__) for apply in passes)

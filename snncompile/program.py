@@ -1,7 +1,7 @@
 """The placed program: integer network, host scales, cores, placement; and its plain form for the sealed directory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ class Provenance:
     """Per population: how its neurons were lowered and the exactness class of that."""
     remedies: tuple[Mapping[str, Any], ...] = ()
     """What was done so that every layer fits (`mapping.fit.Remedy`), in order."""
+    orders: Mapping[str, IntArray] = field(default_factory=dict, compare=False)
+    """By population whose neurons were renumbered (neurons,): the trained number of the one at each place."""
+    ordering: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What orders save, by population that was looked at (`mapping.orders.Ordering.told`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +88,17 @@ def to_plain(program: Program) -> tuple[dict[str, Any], Arrays]:
         "formats": program.core_graph.formats,
         "shared_lists": program.core_graph.shared,
         "placement": {axis: getattr(program.placement, axis).tolist() for axis in ("chip", "x", "y", "slot")},
-        "provenance": {field.name: getattr(program.provenance, field.name) for field in fields(Provenance)},
+        "provenance": {
+            declared.name: getattr(program.provenance, declared.name)
+            for declared in fields(Provenance)
+            if declared.name != "orders"
+        },
     }
     arrays["cores.core_of"] = narrowed(program.core_graph.core_of)
     for resource in RESOURCES:
         arrays[f"cores.usage.{resource}"] = narrowed(program.core_graph.usage[resource])
+    for name, order in program.provenance.orders.items():
+        arrays[f"orders.{name}"] = narrowed(order)
     for name, scale in program.host.state.items():
         arrays[f"host.state.{name}"] = scale
     return description, arrays
@@ -110,12 +120,12 @@ def _encoder(plain: dict[str, Any], arrays: Mapping[str, NDArray[np.generic]]) -
 
 def _plain(item: QuantSynapses | Population, prefix: str, arrays: Arrays) -> dict[str, Any]:
     plain = {}
-    for field in fields(item):
-        value = getattr(item, field.name)
+    for declared in fields(item):
+        value = getattr(item, declared.name)
         if isinstance(value, np.ndarray):
-            arrays[f"{prefix}.{field.name}"] = narrowed(value)
+            arrays[f"{prefix}.{declared.name}"] = narrowed(value)
         else:
-            plain[field.name] = value
+            plain[declared.name] = value
     return plain
 
 
@@ -147,6 +157,8 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
     core_of = np.asarray(arrays["cores.core_of"], np.int64)
     usage = {resource: np.asarray(arrays[f"cores.usage.{resource}"], np.int64) for resource in RESOURCES}
     made = description["provenance"]
+    ordered = {p.name: f"orders.{p.name}" for p in network.populations}
+    orders = {name: np.asarray(arrays[key], np.int64) for name, key in ordered.items() if key in arrays}
     return Program(
         target=description["target"],
         chip=Chip.model_validate(description["chip"]),
@@ -154,7 +166,9 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
         host=HostScales(_encoder(description["host"]["encoder"], arrays), state, description["host"]["output_scale"]),
         core_graph=CoreGraph(grids, core_of, usage, description["formats"], tuple(description["shared_lists"])),
         placement=Placement(**{axis: np.array(values) for axis, values in description["placement"].items()}),
-        provenance=Provenance(**{**made, "passes": tuple(made["passes"]), "remedies": tuple(made["remedies"])}),
+        provenance=Provenance(
+            **{**made, "passes": tuple(made["passes"]), "remedies": tuple(made["remedies"]), "orders": orders}
+        ),
     )
 
 

@@ -222,13 +222,13 @@ def test_links_between_chips_have_no_price_and_are_named() -> None:
 
 
 def test_what_the_host_sends_alike_in_every_step_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from snncompile.backends.chipsim import function
+    from snncompile.backends.chipsim.products import Product
 
     network = next(n for n in map(integer_network, range(100)) if n.microsteps > 1 and n.timesteps > n.microsteps)
     engine = FunctionEngine(network)
     seen = []
-    of = function._Product._of
-    monkeypatch.setattr(function._Product, "_of", lambda self, x: seen.append((self, len(x))) or of(self, x))
+    of = Product.of
+    monkeypatch.setattr(Product, "of", lambda self, x: seen.append((self, len(x))) or of(self, x))
     first = engine._layers[0].forward[0]
     frames = network.timesteps // network.microsteps
     for x, computed in (

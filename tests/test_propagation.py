@@ -136,6 +136,9 @@ def test_following_brings_the_output_nearer(bits: int) -> None:
 def test_only_gptq_with_its_data_follows() -> None:
     network = lower(shortcut_network(0), LOIHI2)
     calibration = calibrate(network, np.zeros((3, 6)))
-    assert following(network, Rounding("gptq", calibration)).propagation is not None
+    assert following(network, Rounding("gptq", calibration), 4).propagation is not None
+    wide = Rounding("gptq", calibration)
+    assert following(network, wide, 8) is wide
+    assert following(network, Rounding("gptq", calibration, bits={"l": 3}), 8).propagation is not None
     for how in (Rounding(), Rounding("activation", calibration), Rounding("gptq", calibration, follow=False)):
-        assert following(network, how) is how
+        assert following(network, how, 3) is how

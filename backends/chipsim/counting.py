@@ -11,10 +11,11 @@ from snncompile.chip import Chip
 from snncompile.mapping.connectivity import chip_synapses, connectivity, shape3
 from snncompile.mapping.partition import Grid, compartments
 from snncompile.mapping.routes import hops
-from snncompile.mapping.traffic import EXACT_FLOAT32, LayerCounter, Masks, contract_all, tile_masks, tile_sums
+from snncompile.mapping.traffic import LayerCounter, Masks, contract_all, tile_masks
 from snncompile.program import Program
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
 
+from .channel_classes import ChannelClasses
 from .cost import Counts, Reception, Traffic
 
 
@@ -57,7 +58,17 @@ class CoreCounter:
             s.name: LayerCounter.of(connectivity(network, s), grids.get(s.source), grids[network.target_of(s).name])
             for s in self._synapses
         }
+        sources = [network.input_name, *(p.name for p in network.populations)]
+        self._classes = {name: self._classes_of(name) for name in sources}
         self._links = {s.name: self._links_of(s) for s in self._synapses if s.source != network.input_name}
+
+    def _classes_of(self, source: str) -> ChannelClasses:
+        """Channels of a source that lie in the same tile and reach the same."""
+        grid = self.program.core_graph.grids.get(source)
+        masks = [self._counters[synapses.name].synop_masks[0] for synapses in self._outputs_of(source)]
+        channels = shape3(self.program.network.shape_of(source))[0]
+        tiles = [np.zeros((channels, 1))] if grid is None else [tile_masks(grid)[0]]
+        return ChannelClasses.of(tiles + masks, channels)
 
     def of_input(self, spikes: NDArray[np.generic]) -> Part:
         """Input spikes (S, B, *input shape) that the host sends in the first micro-step of each time step.
@@ -65,11 +76,12 @@ class CoreCounter:
         S = 1: the same in all of them. Currents that the host writes are no spikes, and no synapses carry them.
         """
         network = self.program.network
-        flat = _by_sample(spikes, shape3(network.input_shape))
+        classes = self._classes[network.input_name]
+        flat = classes.sums(spikes.reshape(*spikes.shape[:2], *shape3(network.input_shape)))
         received = {}
         for synapses in self._outputs_of(network.input_name):
             counter = self._counters[synapses.name]
-            packets, synops = (counts.reshape(len(flat), -1) for counts in contract_all(flat, counter.sums[:2]))
+            packets, synops = (counts.reshape(len(flat), -1) for counts in _contracted(flat, classes, counter.sums[:2]))
             received[synapses.name] = (self._spread(packets, len(spikes)), self._spread(synops, len(spikes)))
         return Part(received)
 
@@ -87,31 +99,30 @@ class CoreCounter:
     def of_population(self, name: str, spikes: NDArray[np.generic], updated: NDArray[np.generic]) -> Part:
         """Spikes and updated neurons (T, B, *shape) of one population."""
         population = self.program.network.populations_by_name[name]
-        grid, shape = self.program.core_graph.grids[name], shape3(population.shape)
-        flat = _by_sample(spikes, shape)
-        if flat.dtype == np.bool_:
-            flat = flat.astype(np.float32)  # once for all sums
+        grid, classes = self.program.core_graph.grids[name], self._classes[name]
+        shape = (*spikes.shape[:2], *shape3(population.shape))
+        flat = classes.sums(spikes.reshape(shape))
         outputs = self._outputs_of(name)
         masks: list[Masks] = [tile_masks(grid)]
         for synapses in outputs:
             masks += self._counters[synapses.name].sums
-        fired, *sums = (counts.reshape(len(flat), -1) for counts in contract_all(flat, masks))
+        fired, *sums = (counts.reshape(len(flat), -1) for counts in _contracted(flat, classes, masks))
         received, out, hop = {}, np.zeros((len(flat), grid.tiles)), np.zeros((len(flat), 3))
         for synapses, packets, synops, sent in zip(outputs, sums[::3], sums[1::3], sums[2::3], strict=True):
             received[synapses.name] = (packets, synops)
             out += sent
             hop += _weighed(flat, self._links[synapses.name])
-        updates = tile_sums(_by_sample(updated, shape), grid) * compartments(population, self.program.chip)
+        (updates,) = _contracted(classes.sums(updated.reshape(shape)), classes, masks[:1])
+        updates = updates.reshape(len(flat), -1) * compartments(population, self.program.chip)
         return Part(received, updates, fired, out, hop)
 
     def _links_of(self, synapses: QuantSynapses) -> NDArray[np.floating[Any]]:
-        """(3, source neurons): links that a spike takes on its ways to all cores it reaches, of each kind.
+        """(3, sums of the source): links that a spike takes on its ways to all cores it reaches, of each kind.
 
-        In float32 where even all neurons together take fewer than it counts exactly.
+        For a channel of each class, rows and columns.
         """
-        counter = self._counters[synapses.name]
-        links = np.stack([counter.per_source(links).ravel() for links in self._distances(synapses)])
-        return links.astype(np.float32) if links.sum(1).max(initial=0) < EXACT_FLOAT32 else links
+        counter, classes = self._counters[synapses.name], self._classes[synapses.source]
+        return np.stack([classes.of_class(counter.per_source(links)).ravel() for links in self._distances(synapses)])
 
     def _distances(self, synapses: QuantSynapses) -> list[Counts]:
         """(source tiles, target tiles) links east-west, north-south and over chip borders, from core to core."""
@@ -175,17 +186,11 @@ def frames_of(network: QuantNetwork, payloads: NDArray[Any]) -> NDArray[Any]:
     return payloads[None] if payloads.ndim == 1 + len(network.input_shape) else payloads.swapaxes(0, 1)
 
 
-def _weighed(spikes: NDArray[np.generic], links: NDArray[np.floating[Any]]) -> Counts:
-    """(B, 3): links (3, neurons) summed over spikes (B, C, H, W)."""
-    kind = links.dtype if spikes.dtype == np.float32 else np.float64
-    flat = spikes.reshape(len(spikes), -1).astype(kind, copy=False)
-    summed = np.zeros((len(spikes), len(links)))
-    for column, weights in enumerate(links):
-        if weights.any():
-            summed[:, column] = flat @ weights.astype(kind, copy=False)
-    return summed
+def _contracted(sums: Counts, classes: ChannelClasses, masks: Sequence[Masks]) -> list[Counts]:
+    """`contract_all` for masks along all channels, of values added up by class (N, classes, H, W)."""
+    return contract_all(sums, [(classes.of_class(c), y, x) for c, y, x in masks])
 
 
-def _by_sample(steps: NDArray[np.generic], shape: tuple[int, int, int]) -> NDArray[np.generic]:
-    """(T, B, ...) -> (B*T, C, H, W), steps fastest."""
-    return steps.swapaxes(0, 1).reshape(-1, *shape)
+def _weighed(sums: Counts, links: NDArray[np.floating[Any]]) -> Counts:
+    """(N, 3): links (3, n) times spikes added up (N, ...), n of a step."""
+    return sums.reshape(len(sums), -1) @ links.T

@@ -204,6 +204,44 @@ class EventTime(Record):
         return self.time_barrier_ns_by_routers[max(k for k in self.time_barrier_ns_by_routers if k <= max(routers, 1))]
 
 
+class MaxAffine(Record):
+    """Step time of arXiv:2601.10035, Eq. 1, a maximum over cores, links and the barrier; null: coefficient not known.
+
+        t_step >= max(dendrite ops * t, synaptic ops * t, synapse-memory reads * t, packets on the heaviest link * t,
+                      barrier)
+
+    Where any is null, steps are timed by `time` instead, and results say so.
+    """
+
+    time_dendrite_op_ns: Amount | None
+    time_synop_ns: Amount | None
+    time_synapse_read_ns: Amount | None
+    time_link_packet_ns: Amount | None
+    time_barrier_ns: Amount | None
+
+
+class Router(Record):
+    """Clocked mesh router for `run --timing cycle` (`backends/chipsim/router.py`); null as a whole: not published.
+
+    One cycle lasts cycle_ns; a packet has packet_flits flits, a link takes one a cycle (over a border of chips one in
+    border_flit_cycles). subnetworks: copies of the mesh. fifo_flits: depth of every input FIFO. hop_cycles_*: from
+    router to router, empty; eject_cycles: from the last router to the core. receive_packets: that wait at a core
+    besides the one it serves. generation_waits: a core whose packet cannot enter the mesh makes no further ones
+    meanwhile.
+    """
+
+    cycle_ns: Annotated[float, Field(gt=0)]
+    packet_flits: Count
+    fifo_flits: Count
+    subnetworks: Count
+    hop_cycles_east_west: Count
+    hop_cycles_north_south: Count
+    eject_cycles: Count
+    receive_packets: Count
+    border_flit_cycles: Count | None
+    generation_waits: bool
+
+
 class StaticPower(Record):
     """Power of one chip that does nothing, in mW; null where unknown."""
 
@@ -263,6 +301,8 @@ class ChipLimits(_Described):
     synapse_memory: SynapseMemory | None
     numerics: CheckedNumerics
     time: EventTime | None
+    max_affine: MaxAffine | None = None
+    router: Router | None = None
     energy: tuple[EnergySet, ...]
 
     @model_validator(mode="after")

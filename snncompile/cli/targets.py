@@ -22,6 +22,7 @@ SECTIONS = {
     "synapse_memory": "how synapses fill memory",
     "numerics": "integers",
     "time": "time of an event",
+    "max_affine": "",
     "router": "clocked mesh router",
     "static_power": "power of a chip that does nothing",
 }

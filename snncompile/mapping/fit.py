@@ -46,7 +46,8 @@ def fit(network: QuantNetwork, chip: ChipLimits, share_cores: bool = False) -> F
     Inputs beyond a core's axons or synapse memory are added up in parts (`remedies.split_inputs`, chips of graded
     spikes), in as many as take fewest cores; so are those of dense layers where the chip has too few cores and parts
     save some. Spikes that reach more cores than they may go to some targets over a relay (`remedies.relay`).
-    share_cores: small layers share one (`partition`). Raises DoesNotFit as `partition` does, for the network as it came, where no remedy helps.
+    share_cores: small layers share one (`partition`). Raises DoesNotFit as `partition` does, for the network as it
+    came, where no remedy helps.
     """
     found: list[Remedy] = []
     current, first = network, None

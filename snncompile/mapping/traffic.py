@@ -153,22 +153,22 @@ def contract_all(values: NDArray[np.generic], masks: Sequence[Masks]) -> list[Co
         and x.sum(0).max(initial=0) * np.iinfo(np.uint8).max < EXACT_FLOAT32
     )
     kind = np.float32 if small else np.float64
-    along_x = values.astype(kind, copy=False) @ x.astype(kind)
+    flat = values.reshape(-1, values.shape[3]).astype(kind, copy=False)
+    along_x = (flat @ x.astype(kind)).reshape(*values.shape[:3], -1)  # one product: small ones cost most to start
     ends = np.cumsum([mask[2].shape[1] for mask in masks])[:-1]
     summed = []
     for (c, y, _), part in zip(masks, np.split(along_x, ends, axis=3), strict=True):
-        out = np.matmul(y.T, part.astype(np.float64))
-        batch, channels, rows, columns = out.shape
-        summed.append(
-            _along_channels(c, out.reshape(batch, channels, rows * columns)).reshape(batch, c.shape[1], rows, columns)
-        )
+        out = np.tensordot(part.astype(np.float64, copy=False), y, (2, 0))  # (B, channels, k, j)
+        batch, channels, columns, rows = out.shape
+        over_c = _along_channels(c, out.reshape(batch, channels, columns * rows))
+        summed.append(over_c.reshape(batch, c.shape[1], columns, rows).swapaxes(2, 3))
     return summed
 
 
 def _along_channels(mask: ChannelMask, values: Counts) -> Counts:
     """(B, i, ...) from values (B, C, ...) and a mask (C, i), dense or sparse."""
     if not issparse(mask):
-        return np.matmul(mask.T, values)
+        return np.tensordot(values, mask, (1, 0)).swapaxes(1, 2)
     batch, channels, rest = values.shape
     summed = mask.T @ values.swapaxes(0, 1).reshape(channels, batch * rest)
     return summed.reshape(mask.shape[1], batch, rest).swapaxes(0, 1)

@@ -12,6 +12,7 @@ from snncompile.errors import InternalError
 from snncompile.levels import as_trained, levels_of
 from snncompile.mapping.remedies import unsplit
 from snncompile.network import MultiThresholdLIF, Network
+from snncompile.passes.order_neurons import Orders
 from snncompile.pipeline import lower
 from snncompile.program import Program
 from snncompile.proof.counterfactual import Exactly
@@ -46,6 +47,22 @@ class StageRun:
     membranes: Mapping[str, NDArray[np.generic]]
     prediction: NDArray[np.int64]
     output: NDArray[np.generic]
+
+
+def in_chip_order(run: StageRun, orders: Orders) -> StageRun:
+    """A run of the network as trained, its neurons where they stand on the chip (`passes.order_neurons`)."""
+
+    def placed(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {name: v[:, :, orders[name]] if name in orders else v for name, v in values.items()}
+
+    return replace(run, levels=placed(run.levels), membranes=placed(run.membranes)) if orders else run
+
+
+def trained_numbers(order: IntArray, form: Form, members: int) -> IntArray:
+    """(channels,) the trained number of each; of the chip's form that of its neuron, with its member behind it."""
+    if form == "trained" or members == 1:
+        return order
+    return (order[:, None] * members + np.arange(members)).ravel()
 
 
 def in_one_form(a: StageRun, b: StageRun, network: QuantNetwork) -> tuple[StageRun, StageRun]:
@@ -94,13 +111,21 @@ class Divergence:
         at = (step, sample, *neuron)
         return {
             "layer": layer,
-            "neuron": neuron,
+            "neuron": self._as_trained(layer, neuron, one.form),
             "sample": sample,
             "step": step,
             f"level_{a.name}": int(one.levels[layer][at]),
             f"level_{b.name}": int(two.levels[layer][at]),
             **self._cause(layer, at, a, b),
         }
+
+    def _as_trained(self, layer: str, neuron: list[int], form: Form) -> list[int]:
+        """A neuron's number before neurons were renumbered."""
+        order = self.program.provenance.orders.get(layer)
+        if order is None:
+            return neuron
+        members = self.program.network.populations_by_name[layer].members
+        return [int(trained_numbers(order, form, members)[neuron[0]])]
 
     def _cause(self, layer: str, at: tuple[int, ...], a: StageRun, b: StageRun) -> dict[str, Any]:
         one, two = in_one_form(a, b, self.program.network)
@@ -202,7 +227,7 @@ class Divergence:
         u, w, threshold = state
         made, declared = self.program.provenance, self.program.provenance.lowering[layer]
         if b.name == "lowered" and made.input_coding == "rate":
-            direct = lower(self.networks["float"], self.program.chip.numerics, made.lowering_mode)
+            direct = lower(self.networks["float"], self.program.chip.numerics, made.lowering_mode, orders=made.orders)
             trace = reference.run_float(direct, self.x[at[1] : at[1] + 1])
             k = as_trained(self._levels(trace, layer), self._node(layer).members, direct.microsteps)
             if k[(at[0], 0, *at[2:])] == a.levels[layer][at]:

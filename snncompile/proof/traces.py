@@ -4,14 +4,16 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.errors import CompileError
 from snncompile.network import Network
+from snncompile.passes.order_neurons import places
 from snncompile.program import Program, narrowed
-from snncompile.proof.divergence import EXACT, StageRun
+from snncompile.proof.divergence import EXACT, StageRun, trained_numbers
 
 BYTES_MAX = 2_000_000_000
 
@@ -23,6 +25,7 @@ class Traces:
         STAGE/LAYER/levels      (T, N, *shape)  level that each neuron fired, 0: none
         STAGE/LAYER/membranes   (T, N, *shape)  u before firing; float stages in the network's units, integer in its own
         STAGE/output            (N, classes)    STAGE/prediction (N,)
+    Neurons stand in the order of the trained network in every stage.
     Raises CompileError: a path that cannot be written, or more than 2 GB of traces, with how many samples do fit.
     """
 
@@ -55,11 +58,19 @@ class Traces:
     def add(self, stage: str, run: StageRun) -> None:
         """The next samples of a stage."""
         arrays: dict[str, NDArray[np.generic]] = {}
-        arrays |= {f"{stage}/{layer}/levels": narrowed(k) for layer, k in run.levels.items()}
-        arrays |= {f"{stage}/{layer}/membranes": np.asarray(u) for layer, u in run.membranes.items()}
+        arrays |= {f"{stage}/{layer}/levels": narrowed(self._ordered(k, layer, run)) for layer, k in run.levels.items()}
+        arrays |= {f"{stage}/{layer}/membranes": self._ordered(u, layer, run) for layer, u in run.membranes.items()}
         arrays |= {f"{stage}/output": run.output, f"{stage}/prediction": run.prediction}
         for name, values in arrays.items():
             self._parts.setdefault(name, []).append(values)
+
+    def _ordered(self, values: NDArray[Any], layer: str, run: StageRun) -> NDArray[Any]:
+        """Values (T, N, *shape) of a layer in the trained order of its neurons."""
+        order = self.program.provenance.orders.get(layer)
+        if order is None:
+            return np.asarray(values)
+        members = self.program.network.populations_by_name[layer].members
+        return np.asarray(values)[:, :, places(trained_numbers(order, run.form, members))]
 
     def write(self) -> None:
         arrays = {

@@ -23,7 +23,7 @@ from snncompile.levels import fired_levels, levels_of
 from snncompile.network import Network
 from snncompile.pipeline import lower, run_passes
 from snncompile.program import Program
-from snncompile.proof.divergence import EXACT, Divergence, Form, StageRun, in_one_form
+from snncompile.proof.divergence import EXACT, Divergence, Form, StageRun, in_chip_order, in_one_form
 from snncompile.proof.traces import Traces
 from snncompile.quant_network import IntArray
 from snncompile.sealed import NETWORK, check_emitted
@@ -191,7 +191,7 @@ def _float_networks(directory: Path, program: Program) -> dict[str, Network]:
 
     network, made = to_network(load_model(directory / NETWORK)), program.provenance
     folded = run_passes(network)
-    lowered = lower(network, program.chip.numerics, made.lowering_mode, made.input_coding)
+    lowered = lower(network, program.chip.numerics, made.lowering_mode, made.input_coding, made.orders)
     return {"float": network, "folded": folded, "lowered": lowered}
 
 
@@ -208,13 +208,14 @@ def _run_stage(
         trace = reference.run_float(networks[stage], x)
         levels = {n.name: levels_of(trace.outputs[n.name], n.payload) for n in networks[stage].neurons}
         form: Form = "chip" if stage == "lowered" else "trained"
-        return StageRun(stage, form, levels, trace.membranes, trace.output.argmax(1), trace.output)
+        run = StageRun(stage, form, levels, trace.membranes, trace.output.argmax(1), trace.output)
+        return run if stage == "lowered" else in_chip_order(run, program.provenance.orders)
     if stage == "integer":
         exact = reference.run_integer(program.network, payloads)
         sent, membranes, output = exact.payloads, exact.membranes, exact.output
     else:
-        run = load_backend("sim" if stage == "simulator" else stage).run(program, directory, payloads, spiking)
-        sent, membranes, output = dict(run.payloads), {}, run.output
+        ran = load_backend("sim" if stage == "simulator" else stage).run(program, directory, payloads, spiking)
+        sent, membranes, output = dict(ran.payloads), {}, ran.output
     by_name = program.network.populations_by_name
     levels = {name: fired_levels(by_name[name], sent[name]) for name in spiking}
     return StageRun(stage, "chip", levels, membranes, output.argmax(1), output)

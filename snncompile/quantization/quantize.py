@@ -64,7 +64,7 @@ def quantize(
     """
     how = how or Rounding()
     _check_numerics(network, numerics, weight_bits, how)
-    how = following(network, how)
+    how = following(network, how, weight_bits)
     units = {network.input.name: 1.0 if network.input.coding != "direct" else 1 / INPUT_PAYLOAD_MAX}
     populations: list[Population] = []
     synapses: list[QuantSynapses] = []

@@ -59,6 +59,9 @@ SWEEPS = 4
 Key = tuple[tuple[str, int], ...]
 
 
+FOLLOWED_BITS_MAX = 4
+
+
 def method_of(name: str) -> Method:
     """The method of that name; raises CompileError with the nearest one."""
     for method in METHODS:
@@ -92,14 +95,23 @@ class Rounding:
                 "--rounding", f"{self.method} needs calibration data", "give --calibrate, or use --rounding mse"
             )
 
-    @property
-    def calibrated_on(self) -> dict[str, int | bool | list[str]] | None:
+    def follows(self, weight_bits: int) -> bool:
+        """Whether gptq follows its data through the rounded layers: where a layer has FOLLOWED_BITS_MAX bits or fewer.
+
+        With more bits the rounding error is smaller than what some samples can tell of it: on held-out images the
+        output's error then grows (docs/benchmarks.md, Bits).
+        """
+        narrow = min([weight_bits, *self.bits.values()]) <= FOLLOWED_BITS_MAX
+        known = self.calibration is not None and self.calibration.x is not None
+        return self.method == "gptq" and self.follow and known and narrow
+
+    def calibrated_on(self, weight_bits: int) -> dict[str, int | bool | list[str]] | None:
         """For the report: samples of the statistics, layers of which only the diagonal of H is known, and whether the
         samples are followed through the rounded layers. The seconds are those of the step "calibrate"."""
         known = self.calibration
         if known is None:
             return None
-        follows = self.method == "gptq" and self.follow and known.x is not None
+        follows = self.follows(weight_bits)
         return {"samples": known.samples, "diagonal_only": list(known.diagonal_only), "follows_rounding": follows}
 
     def moments(self, name: str, weight: Array) -> "Moments":
@@ -130,13 +142,13 @@ def _check_fan_in(name: str, layer: "LayerStatistics", rows: Array) -> None:
         )
 
 
-def following(network: Network, how: Rounding) -> Rounding:
-    """`how`, with what follows its calibration data through `network` as that is rounded, where it is to.
+def following(network: Network, how: Rounding, weight_bits: int) -> Rounding:
+    """`how`, with what follows its calibration data through `network` as that is rounded, where it is to (`follows`).
 
     Raises CompileError where the calibration is of another network.
     """
     calibration = how.calibration
-    if how.method != "gptq" or not how.follow or calibration is None or calibration.x is None:
+    if calibration is None or calibration.x is None or not how.follows(weight_bits):
         return how
     for node in network.nodes:
         if isinstance(node, Conv2d | Linear) and node.name in calibration.layers:

@@ -37,6 +37,7 @@ def build_report(program: Program, flow: Flow, cost: Mapping[str, Any], activity
         "board": _board(program.chip),
         "cores": _cores(program),
         "layers": [_layer(program, population) for population in program.network.populations],
+        "orders": {name: dict(saved) for name, saved in program.provenance.ordering.items()},
         "remedies": [dict(remedy) for remedy in program.provenance.remedies],
         "mapping": mapping_report(program, flow, cost),
         "estimate": _estimate(program, cost, activity_basis),
