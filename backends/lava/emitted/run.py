@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -48,18 +49,28 @@ def main() -> None:
         watch.end_with_parent()
     watch.tame_children()
     tell = tell_events if options.events else tell_person
+    interrupted: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupted.append(number)  # Lava's runtime turns what is raised within it into errors of its own
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         run(options, tell)
         code = 0
     except watch.LayerError as failure:
-        tell("failed", layer=failure.layer, problem=failure.problem, details=failure.details)
+        if not interrupted:
+            tell("failed", layer=failure.layer, problem=failure.problem, details=failure.details)
         code = 1
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        tell("failed", layer="", problem=f"{type(error).__name__}: {error}", details=traceback.format_exc())
+        if not interrupted:
+            tell("failed", layer="", problem=f"{type(error).__name__}: {error}", details=traceback.format_exc())
         code = 1
     watch.kill_workers()
+    code = 130 if interrupted else code
     sys.stdout.flush()
     sys.stderr.flush()
     # Lava's destructors would wait for processes that are gone.
