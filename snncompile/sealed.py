@@ -22,9 +22,25 @@ FORMAT_VERSION = 2
 PROGRAM, ARRAYS, NETWORK, REPORT = "program.json", "arrays.npz", "network.nir", "report.json"
 
 
-def json_bytes(value: Any) -> bytes:
-    """Canonical JSON text: sorted keys, two spaces, one newline at the end."""
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Canonical JSON text: sorted keys; every entry of the whole, and of its lists and tables, on a line of its own.
+
+    (With `indent` the json module leaves its C encoder, which takes seconds for the cores of a large board.)
+    """
+    entries = sorted(value.items())
+    lines = ",\n".join(f"  {json.dumps(key)}: {_json_lines(item)}" for key, item in entries)
+    return f"{{\n{lines}\n}}\n".encode()
+
+
+def _json_lines(value: Any) -> str:
+    def plain(item: Any) -> str:
+        return json.dumps(item, sort_keys=True, allow_nan=False)
+
+    if isinstance(value, Mapping) and value:
+        return "{\n" + ",\n".join(f"    {plain(str(key))}: {plain(value[key])}" for key in sorted(value)) + "\n  }"
+    if isinstance(value, list | tuple) and value:
+        return "[\n" + ",\n".join(f"    {plain(item)}" for item in value) + "\n  ]"
+    return plain(value)
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:

@@ -144,3 +144,16 @@ def test_data_that_does_not_fit_is_refused(x: np.ndarray, message: str) -> None:
     data = np.broadcast_to(x.ravel()[0], (1, *shape)) if x.shape[1] == 9 else x
     with pytest.raises(CompileError, match=message):
         program.encode(data)
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.dictionaries(st.integers(), inner),
+        ),
+    )
+)
+def test_json_says_what_the_json_module_says(value: dict[str, object]) -> None:
+    assert json.loads(json_bytes(value)) == json.loads(json.dumps(value))
