@@ -14,7 +14,7 @@ from snncompile.levels import activity_of, default_levels
 from snncompile.mapping.activity import packet_flow
 from snncompile.mapping.connectivity import Grouped, chip_synapses, connectivity, shape3
 from snncompile.mapping.partition import CoreGraph, partition
-from snncompile.mapping.traffic import LayerCounter, tile_sums
+from snncompile.mapping.traffic import LayerCounter, contract, tile_masks
 from snncompile.quant_network import QuantNetwork, QuantSynapses
 
 
@@ -96,12 +96,12 @@ def test_traffic_equals_brute_force(seed: int) -> None:
                 np.testing.assert_array_equal(found[i], expected)
 
 
-def test_tile_sums_add_up_to_all() -> None:
+def test_sums_over_tiles_add_up_to_all() -> None:
     network, _ = quantized(conv_network(1))
     graph = partition(network, load_chip("loihi2"))
     population = network.populations[0]
     values = np.random.default_rng(0).integers(0, 5, (2, *population.shape))
-    assert tile_sums(values, graph.grids[population.name]).sum() == values.sum()
+    assert contract(values, tile_masks(graph.grids[population.name])).sum() == values.sum()
 
 
 def test_packet_flow_is_linear_in_the_rate() -> None:

@@ -434,9 +434,7 @@ def test_listed_channels_count_as_dense_ones(seed: int) -> None:
         Grid(np.unique([0, size, *rng.integers(0, size + 1, 4)]), np.array([0, 1]), np.array([0, 1]))
         for size in (sources, targets)
     ]
-    counters = [
-        LayerCounter.of(Connectivity(channels, one, one, one, one), *cuts) for channels in (dense, csr_array(dense))
-    ]
+    counters = [LayerCounter.of(Connectivity(channels, one, one), *cuts) for channels in (dense, csr_array(dense))]
     values = rng.integers(0, 9, (cuts[0].tiles, cuts[1].tiles)).astype(float)
     for spikes in ((rng.random((3, sources, 1, 1)) < 0.5), rng.random((3, sources, 1, 1))):
         found = []

@@ -181,7 +181,6 @@ def test_connectivity_lists_the_synapses_of_flat_layers(seed: int) -> None:
     link = connectivity(network, synapses)
     expected = np.repeat(there.T, members, axis=0)
     np.testing.assert_array_equal(link.channels.toarray(), expected)
-    np.testing.assert_array_equal(link.axon_axes[0].toarray(), there.T)
     assert link.synapses == expected.sum()
     edges = np.unique([0, targets, *rng.integers(0, targets + 1, 2)])
     summed = block_sums(link.channels, edges)

@@ -9,7 +9,6 @@ Sparse synapses run between flat layers, and their channels are a sparse matrix,
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,42 +64,21 @@ class Grouped:
         per_group = np.vstack([np.maximum(high - low, 0), np.zeros((1, len(edges) - 1), np.int64)])
         return np.asarray(per_group[self.group_of_source])
 
-    def per_axon(self) -> "Grouped":
-        """The same for one source of each neuron's members."""
-        return Grouped(self.reading // self.members, self.targets, self.groups)
-
     def dense(self) -> IntArray:
         return self.block_sums(np.arange(self.targets + 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Connectivity:
-    """Synapse counts along each axis: (source, target); `axon_rows`, `axon_columns` (source, axons).
-
-    The last two say which input axon a source drives.
-
-    Sources of one pool window share one axon, and so do the members of one neuron where they add up; so axons are
-    counted on the pooled grid.
-    """
+    """Synapse counts along each axis: (source, target). Axons are counted apart (`reach.py`)."""
 
     channels: "Grouped | csr_array"
     rows: IntArray
     columns: IntArray
-    axon_rows: IntArray
-    axon_columns: IntArray
-    members: int = 1
 
     @property
     def axes(self) -> "tuple[Axis, Axis, Axis]":
         return self.channels, self.rows, self.columns
-
-    @cached_property
-    def axon_axes(self) -> "tuple[Axis, Axis, Axis]":
-        """Synapse counts (axon, target) along each axis."""
-        rows, columns = _per_axon(self.rows, self.axon_rows), _per_axon(self.columns, self.axon_columns)
-        if isinstance(self.channels, Grouped):
-            return self.channels.per_axon(), rows, columns
-        return self.channels[:: self.members] if self.members > 1 else self.channels, rows, columns
 
     @property
     def synapses(self) -> int:
@@ -143,7 +121,7 @@ def connectivity(network: QuantNetwork, synapses: QuantSynapses) -> Connectivity
         reach = [_taps(synapses, i, pooled[1 + i], target[1 + i]) for i in (0, 1)]
         channels = Grouped(source[0], target[0], synapses.groups, synapses.members, *(synapses.reads or (0, None)))
     rows, columns = (_through(pool, axis) for pool, axis in zip(pools, reach, strict=True))
-    return Connectivity(channels, rows, columns, pools[0], pools[1])
+    return Connectivity(channels, rows, columns)
 
 
 def _listed(synapses: QuantSynapses, source: tuple[int, int, int], target: tuple[int, int, int]) -> Connectivity:
@@ -160,7 +138,7 @@ def _listed(synapses: QuantSynapses, source: tuple[int, int, int], target: tuple
     counts = np.ones(len(sources), np.int64)
     channels = csr_array((counts, (sources, np.repeat(row, synapses.members))), shape=(source[0], target[0]))
     one = np.ones((1, 1), np.int64)
-    return Connectivity(channels, one, one, one, one, synapses.members)
+    return Connectivity(channels, one, one)
 
 
 def _through(pool: IntArray, reach: IntArray) -> IntArray:
@@ -179,11 +157,6 @@ def _taps(synapses: QuantSynapses, axis: int, size: int, out: int) -> IntArray:
     taps = np.arange(synapses.weight.shape[2 + axis]) * dilation
     seen = np.arange(out)[:, None] * stride - padding + taps[None, :]
     return (np.arange(size)[:, None, None] == seen[None]).sum(2).astype(np.int64)
-
-
-def _per_axon(synapses: IntArray, axons: IntArray) -> IntArray:
-    """(axons, target): the synapse list of an axon is that of any source that drives it."""
-    return synapses[axons.argmax(0)]
 
 
 def block_sums(matrix: Axis, edges: NDArray[np.int64]) -> Any:

@@ -125,11 +125,6 @@ class LayerCounter:
         return contract(spikes, self.synop_masks).reshape(len(spikes), -1)
 
 
-def tile_sums(values: NDArray[np.generic], grid: Grid) -> Counts:
-    """(B, tiles): sums of values (B, C, H, W) over each tile of a grid."""
-    return contract(values, tile_masks(grid)).reshape(len(values), -1)
-
-
 def tile_masks(grid: Grid) -> Masks:
     """Masks for `contract` that sum over each tile of a grid."""
     c, y, x = (_in_blocks(edges, np.ones(edges[-1])) for edges in grid.axes)
