@@ -38,6 +38,7 @@ from snncompile.network_nodes import (
     frozen,
     in_order,
     one_to_one,
+    scaled,
     sparse,
     waits,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "in_order",
     "infer_shape",
     "one_to_one",
+    "scaled",
     "sparse",
     "verify",
     "waits",
@@ -178,10 +180,12 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
             shape = (int(np.prod(shape)),)
         case BatchNorm() if len(node.gamma) != shape[0]:
             raise CompileError(node.name, f"normalises {len(node.gamma)} channels, its input has {shape[0]}")
-        case MultiThresholdLIF() if node.thresholds.ndim == 2 and node.thresholds.shape[1] != shape[0]:
-            raise CompileError(
-                node.name, f"has thresholds for {node.thresholds.shape[1]} channels, its input {shape} has {shape[0]}"
-            )
+        case MultiThresholdLIF():
+            for field, channels in _per_channel_sizes(node).items():
+                if channels != shape[0]:
+                    raise CompileError(
+                        node.name, f"has {field} for {channels} channels, its input {shape} has {shape[0]}"
+                    )
     return shape
 
 
@@ -286,6 +290,8 @@ def _verify_node(node: Node) -> None:
         raise CompileError(
             node.name, f"a {node.kind} has {len(node.inputs)} inputs, needs 1", "currents add up in a neuron"
         )
+    if isinstance(node, SYNAPSES) and node.lag < 0:
+        raise CompileError(node.name, f"lag is {node.lag}", "a delay is 0 steps or more")
     if isinstance(node, Sparse):
         _verify_sparse(node)
     elif isinstance(node, Weighted) and node.bias.shape != node.weight.shape[:1]:
@@ -342,14 +348,37 @@ def _verify_laterals(network: Network, node: Node) -> None:
 
 
 def _verify_neuron(node: MultiThresholdLIF) -> None:
-    if not 0 < node.leak < LEAK_BELOW:
-        raise CompileError(node.name, f"leak is {node.leak}", f"a leak must lie in (0, {LEAK_BELOW:g})")
+    leak = np.asarray(node.leak)
+    if (leak <= 0).any() or (leak >= LEAK_BELOW).any():
+        raise CompileError(node.name, f"leak is {_short(node.leak)}", f"a leak must lie in (0, {LEAK_BELOW:g})")
     if not len(node.thresholds) or (node.thresholds[0] <= 0).any() or (np.diff(node.thresholds, axis=0) <= 0).any():
         raise CompileError(
             node.name, f"thresholds are {node.thresholds.tolist()}", "they must be positive and increasing"
         )
     if node.thresholds.shape != node.subtract.shape or len(node.thresholds) != len(node.payload):
         raise CompileError(node.name, "thresholds, payload and subtract differ in length")
+    for field in ("current_leak", "adapt_leak"):
+        value = getattr(node, field)
+        if value is not None and ((np.asarray(value) < 0).any() or (np.asarray(value) >= 1).any()):
+            raise CompileError(node.name, f"{field} is {_short(value)}", "it must lie in [0, 1)")
+    if node.floor is not None and (np.asarray(node.floor) > np.minimum(0.0, node.v0)).any():
+        raise CompileError(node.name, f"floor is {_short(node.floor)}", "it must not lie above v0 and the reset")
+    if node.adapt_leak is not None and (
+        (np.asarray(node.adapt_step) < 0).any() or (np.asarray(node.adapt_start) < 0).any()
+    ):
+        raise CompileError(node.name, "its threshold adapts downward", "adapt_step and adapt_start must be 0 or more")
+    if node.adapt_resets and (node.adapt_leak is None or node.reset != "soft"):
+        raise CompileError(
+            node.name, "its reset takes off an adaptation it has not", "needs adapt_leak and a soft reset"
+        )
+
+
+def _per_channel_sizes(node: MultiThresholdLIF) -> dict[str, int]:
+    """Channels that each parameter of the population is given for."""
+    fields = ("leak", "v0", "current_leak", "drive", "floor", "adapt_leak", "adapt_step", "adapt_start")
+    given = {name: getattr(node, name) for name in fields}
+    sizes = {name: len(value) for name, value in given.items() if isinstance(value, np.ndarray) and value.ndim == 1}
+    return sizes | ({"thresholds": node.thresholds.shape[1]} if node.thresholds.ndim == 2 else {})
 
 
 def format_network(network: Network) -> str:
@@ -357,13 +386,17 @@ def format_network(network: Network) -> str:
     lines = [f"network T={network.timesteps}"]
     for node in network.nodes:
         values = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("name", "inputs", "shape")}
-        told = {name: value for name, value in values.items() if value is not None and value is not False}
+        told = {name: value for name, value in values.items() if not _is_usual(name, value)}
         parameters = (f"{name}={_short(value)}" for name, value in told.items())
         shape = "x".join(map(str, network.shapes[node.name]))
         lines.append(
             f"  {node.name}: {node.kind}({', '.join(node.inputs)}) -> {shape}  {' '.join(parameters)}".rstrip()
         )
     return "\n".join(lines) + "\n"
+
+
+def _is_usual(name: str, value: object) -> bool:
+    return value is None or value is False or (name in ("lag", "adapt_step", "adapt_start") and np.all(value == 0))
 
 
 def _short(value: object) -> str:

@@ -4,7 +4,7 @@ A node names its inputs; two synapse nodes that end in one neuron node add up. S
 images (C, H, W), features (n,). `network.verify` checks them.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -98,6 +98,7 @@ class Conv2d(Weighted):
     share one axon on the chip); (1, 1) is a plain convolution. `members`: so are that many consecutive channels, the
     members of one neuron. Features (n,) are an image (n, 1, 1). An identity shortcut is `one_to_one` of weight 1.
     `of_reset`: made by the lowering from a soft reset, so that its weights are thresholds and are rounded like them.
+    `lag`: W * x[t - lag] + b, x before the sample is 0; what was sent in its last steps then never acts.
     """
 
     stride: Pair = (1, 1)
@@ -107,6 +108,7 @@ class Conv2d(Weighted):
     pool: Pair = (1, 1)
     members: int = 1
     delay_steps: int | None = None
+    lag: int = 0
     of_reset: bool = False
 
 
@@ -117,6 +119,7 @@ class Linear(Weighted):
     pool: Pair = (1, 1)
     members: int = 1
     delay_steps: int | None = None
+    lag: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +135,7 @@ class Sparse(Weighted):
     pool: Pair = (1, 1)
     members: int = 1
     delay_steps: int | None = None
+    lag: int = 0
 
     @property
     def features(self) -> int:
@@ -177,12 +181,18 @@ class MultiThresholdLIF(Node):
     """Multi-threshold leaky integrate-and-fire population (the node MTLIF of docs/how-it-works.md).
 
         I[t] = sum of inputs                                  mixing: sum over j of mixing[t, j] * (sum of inputs)[j]
-        u[t] = leak * v[t-1] + I[t]                           v[0] = v0
-        k[t] = number of j with u[t] >= thresholds[j]         (fire "gt": >)
+        i[t] = current_leak * i[t-1] + I[t]                   i = I without; i before the sample is 0
+        a[t] = adapt_leak * a[t-1] + adapt_step * k[t-1]      a = 0 without; before the sample adapt_start and k = 0
+        u[t] = leak * v[t-1] + i[t] + drive                   v before the sample is v0
+               - a[t] where k[t-1] > 0                        only if adapt_resets
+        k[t] = number of j with u[t] >= thresholds[j] + a[t]  (fire "gt": >)
         y[t] = payload[k-1], 0 where k = 0
-        v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
+        v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none"), no less than floor
 
     thresholds, subtract (levels,) or (levels, channels), payload (levels,); thresholds strictly increasing.
+    leak, v0, current_leak, floor, adapt_leak, adapt_step, adapt_start: one number or (channels,); drive (channels,).
+    current_leak: the synaptic current of CUBA neurons. adapt_*: the adaptive threshold of ALIF neurons (Bellec et al.,
+    2018; Yin et al., 2021, whose reset subtracts the adapted threshold a step later: adapt_resets).
     mixing (T, T) or None, T the network's timesteps: LM-HT's global input (T-GIM, arXiv 2402.00411): the population
     waits for the last step it needs. A leak above 1 (LM-HT again) amplifies; only programmable neurons have it.
     What the lowering to binary spikes sets: `members` consecutive channels stand for one neuron of the trained network,
@@ -194,14 +204,32 @@ class MultiThresholdLIF(Node):
     thresholds: Array
     payload: Array
     subtract: Array
-    leak: float
+    leak: float | Array
     reset: Reset
     fire: Fire
-    v0: float = 0.0
+    v0: float | Array = 0.0
     mixing: Array | None = None
     members: int = 1
     open_steps: int | None = None
     depth: int | None = None
+    current_leak: float | Array | None = None
+    drive: Array | None = None
+    floor: float | Array | None = None
+    adapt_leak: float | Array | None = None
+    adapt_step: float | Array = 0.0
+    adapt_start: float | Array = 0.0
+    adapt_resets: bool = False
+
+    @property
+    def beyond_lif(self) -> tuple[str, ...]:
+        """What of this population a leaky integrate-and-fire neuron with one state and one leak does not have."""
+        named = {
+            "a synaptic current": self.current_leak is not None,
+            "an adaptive threshold": self.adapt_leak is not None,
+            "a lower bound of its state": self.floor is not None,
+            "a leak for every channel": np.ndim(self.leak) > 0,
+        }
+        return tuple(name for name, has in named.items() if has)
 
 
 def waits(mixing: NDArray[Any] | None) -> int:
@@ -234,6 +262,12 @@ FOLDED = (Input, *SYNAPSES, MultiThresholdLIF, Readout)
 
 LEAK_BELOW = 2.0
 """LM-HT's leak lies in (0.5, 1.5); every other system's in (0, 1]."""
+
+
+def scaled(node: Synapses, gain: float | Array) -> Synapses:
+    """The synapses with weights and bias times `gain`, one number or (out,)."""
+    per_row = np.broadcast_to(np.asarray(gain, np.float64), node.bias.shape)
+    return replace(node, weight=node.weight * node.per_weight(per_row), bias=node.bias * per_row)
 
 
 def one_to_one(name: str, source: str, weight: Array, pool: Pair = (1, 1)) -> Conv2d:

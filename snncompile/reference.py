@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.network import (
+    SYNAPSES,
     Array,
     AvgPool2d,
     BatchNorm,
@@ -58,6 +59,7 @@ def run_float(network: Network, x: NDArray[np.generic]) -> FloatTrace:
     membranes: dict[str, Array] = {}
     for node in network.nodes[1:]:
         y = np.sum([outputs[name] for name in node.inputs if name in outputs], axis=0)
+        y = lagged(y, node.lag) if isinstance(node, SYNAPSES) else y
         if isinstance(node, MultiThresholdLIF):
             laterals = [network.by_name[name] for name in network.laterals(node)]
             outputs[node.name], membranes[node.name] = float_neurons(node, y, laterals, network.microsteps)
@@ -123,20 +125,46 @@ def float_neurons(
     reached: Callable[[Array, Array], NDArray[np.bool_]] = np.greater_equal if node.fire == "ge" else np.greater
     if node.mixing is not None:
         current = np.tensordot(node.mixing, current, 1)
-    v, y = np.full_like(current[0], node.v0), np.zeros_like(current[0])
-    spikes, membranes = [], []
+    parameters = (node.leak, node.current_leak, node.drive, node.adapt_leak, node.adapt_step, node.adapt_start)
+    leak, current_leak, drive, adapt_leak, adapt_step, a = (
+        _per_channel(np.asarray(0.0 if value is None else value), current[0]) for value in parameters
+    )
+    silence, k = np.zeros_like(current[0]), np.zeros(current[0].shape, np.int64)
+    v, i = silence + _per_channel(np.asarray(node.v0), silence), silence
+    sent: list[Array] = []
+    membranes = []
     for t, step in enumerate(current):
         micro = t % microsteps
-        u = (node.leak if micro == 0 else 1.0) * v + step
-        u = u + sum(stateless(synapses, y) for synapses in laterals)
+        i = (
+            current_leak * i
+            + step
+            + sum(stateless(synapses, _before(sent, t, synapses, silence)) for synapses in laterals)
+        )
+        u = (leak if micro == 0 else 1.0) * v + i + drive
+        if node.adapt_leak is not None:
+            a = adapt_leak * a + adapt_step * k
+            u = u - np.where(k > 0, a, 0.0) if node.adapt_resets else u
         k = np.zeros(u.shape, np.int64)
         if node.open_steps is None or micro < node.open_steps:
-            k = np.sum([reached(u, _per_channel(theta, u)) for theta in node.thresholds], axis=0)
+            k = np.sum([reached(u, _per_channel(theta, u) + a) for theta in node.thresholds], axis=0)
         v = {"soft": u - _at_level(node.subtract, k), "hard": np.where(k > 0, 0.0, u), "none": u}[node.reset]
-        y = table[k]
-        spikes.append(y)
+        v = v if node.floor is None else np.maximum(v, _per_channel(np.asarray(node.floor), v))
+        sent.append(table[k])
         membranes.append(u)
-    return np.stack(spikes), np.stack(membranes)
+    return np.stack(sent), np.stack(membranes)
+
+
+def _before(sent: Sequence[Array], t: int, synapses: Node, like: Array) -> Array:
+    """What lateral synapses carry in step t: what was sent one step and their lag before."""
+    at = t - 1 - (synapses.lag if isinstance(synapses, SYNAPSES) else 0)
+    return sent[at] if at >= 0 else np.zeros_like(like)
+
+
+def lagged(x: NDArray[Any], lag: int) -> NDArray[Any]:
+    """x (T, ...) `lag` steps later: 0 in the first ones, and what would act after the last step is lost."""
+    if lag == 0:
+        return x
+    return np.concatenate([np.zeros_like(x[:lag]), x[: max(len(x) - lag, 0)]])
 
 
 def _at_level(values: NDArray[Any], k: NDArray[np.int64]) -> NDArray[Any]:
