@@ -51,6 +51,15 @@ class Stream:
     def __getitem__(self, step: int) -> torch.Tensor:
         return self.frames[self.of_step[step]]
 
+    def later(self, lag: int) -> "Stream":
+        """The same frames `lag` steps later; nothing, a frame of zeros, before."""
+        if lag == 0:
+            return self
+        silence = torch.zeros_like(self.frames[:1])
+        kept = self.of_step[: max(len(self.of_step) - lag, 0)]
+        before = (len(self.frames),) * (len(self.of_step) - len(kept))
+        return Stream(torch.cat([self.frames, silence]), before + kept)
+
     @property
     def repeats(self) -> NDArray[np.int64]:
         """(S,) in how many steps each frame is sent."""
@@ -129,8 +138,10 @@ class FloatEngine:
         if isinstance(node, Readout):
             return self._readout(node, _summed(inputs, self.network.timesteps))
         (stream,) = inputs
-        if isinstance(node, SYNAPSES) and watch is not None:
-            watch(node, stream)
+        if isinstance(node, SYNAPSES):
+            stream = stream.later(node.lag)
+            if watch is not None:
+                watch(node, stream)
         steps, batch = stream.frames.shape[:2]
         frames = self._stateless(node, stream.frames.flatten(0, 1))
         return Stream(frames.reshape(steps, batch, *frames.shape[1:]), stream.of_step)
@@ -162,35 +173,21 @@ class FloatEngine:
 
     def _neurons(self, node: MultiThresholdLIF, current: Stream, watch: Watch | None) -> Stream:
         laterals = [s for s in map(self.network.by_name.get, self.network.laterals(node)) if isinstance(s, SYNAPSES)]
-        steps = self._mixed(node, current)
-        v = torch.full_like(current[0], node.v0)
+        steps, silence = self._mixed(node, current), torch.zeros_like(current[0])
+        state = _State(node, silence, self._of)
         sent: list[torch.Tensor] = []
         for t in range(self.network.timesteps):
-            micro = t % self.network.microsteps
-            u = (node.leak if micro == 0 else 1.0) * v + steps[t]
+            micro, arriving = t % self.network.microsteps, steps[t]
             for lateral in laterals:
-                u = u + self._stateless(lateral, sent[-1] if sent else torch.zeros_like(u))
+                at = t - 1 - lateral.lag
+                arriving = arriving + self._stateless(lateral, sent[at] if at >= 0 else silence)
             is_open = node.open_steps is None or micro < node.open_steps
-            v, y = self._fired(node, u) if is_open else (u, torch.zeros_like(u))
-            sent.append(y)
+            sent.append(state.step(arriving, decays=micro == 0, is_open=is_open))
         stream = Stream(torch.stack(sent), tuple(range(len(sent))))
-        if watch is not None and laterals:
-            silence = torch.zeros_like(stream.frames[:1])
-            before = Stream(torch.cat([silence, stream.frames[:-1]]), stream.of_step)
-            for lateral in laterals:
-                watch(lateral, before)
+        for lateral in laterals if watch is not None else ():
+            assert watch is not None
+            watch(lateral, stream.later(1 + lateral.lag))
         return stream
-
-    def _fired(self, node: MultiThresholdLIF, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """State after reset and payloads for the membranes u (B, *shape) of a population that may fire."""
-        v, y = u, torch.zeros_like(u)
-        for theta, less, payload in zip(node.thresholds, node.subtract, node.payload, strict=True):
-            at = _channels(self._of(theta), u)
-            fires = u >= at if node.fire == "ge" else u > at
-            y = torch.where(fires, float(payload), y)
-            if node.reset == "soft":
-                v = torch.where(fires, u - _channels(self._of(less), u), v)
-        return (torch.where(y > 0, 0.0, u) if node.reset == "hard" else v), y
 
     def _mixed(self, node: MultiThresholdLIF, current: Stream) -> Sequence[torch.Tensor] | Stream:
         if node.mixing is None:
@@ -214,6 +211,52 @@ class FloatEngine:
 
     def _of(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(np.array(values, np.float64)).to(self.dtype)
+
+
+class _State:
+    """A population between its steps: what `network.MultiThresholdLIF` says of it, for states (B, *shape)."""
+
+    def __init__(self, node: MultiThresholdLIF, silence: torch.Tensor, of: Callable[[Array], torch.Tensor]) -> None:
+        def each(values: float | Array | None) -> torch.Tensor:
+            return _channels(of(np.atleast_1d(np.asarray(0.0 if values is None else values, np.float64))), silence)
+
+        self.node, self.leak, self.current_leak = node, each(node.leak), each(node.current_leak)
+        self.drive, self.floor = each(node.drive), each(node.floor)
+        self.adapt_leak, self.adapt_step = each(node.adapt_leak), each(node.adapt_step)
+        self.thresholds = [_channels(of(np.atleast_1d(theta)), silence) for theta in node.thresholds]
+        self.subtract = [_channels(of(np.atleast_1d(less)), silence) for less in node.subtract]
+        self.v, self.current, self.level = silence + each(node.v0), silence, silence
+        self.adapted = each(node.adapt_start)
+
+    def step(self, arriving: torch.Tensor, decays: bool, is_open: bool) -> torch.Tensor:
+        """The payloads sent on the input `arriving`; `decays`: in the first micro-step of a time step."""
+        node = self.node
+        if node.current_leak is not None:
+            arriving = self.current = self.current_leak * self.current + arriving
+        u = (self.leak * self.v if decays else self.v) + arriving
+        u = u if node.drive is None else u + self.drive
+        if node.adapt_leak is not None:
+            self.adapted = self.adapt_leak * self.adapted + self.adapt_step * self.level
+            u = torch.where(self.level > 0, u - self.adapted, u) if node.adapt_resets else u
+        v, y = self._fired(u) if is_open else (u, torch.zeros_like(u))
+        self.v = v if node.floor is None else torch.maximum(v, self.floor)
+        return y
+
+    def _fired(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """State after reset and payloads for the membranes u of a population that may fire."""
+        node, v, y = self.node, u, torch.zeros_like(u)
+        counted = node.adapt_leak is not None
+        level = torch.zeros_like(u)
+        for theta, less, payload in zip(self.thresholds, self.subtract, node.payload, strict=True):
+            at = theta + self.adapted if counted else theta
+            fires = u >= at if node.fire == "ge" else u > at
+            y = torch.where(fires, float(payload), y)
+            if node.reset == "soft":
+                v = torch.where(fires, u - less, v)
+            if counted:
+                level = level + fires.to(level.dtype)
+        self.level = level
+        return (torch.where(y > 0, 0.0, u) if node.reset == "hard" else v), y
 
 
 def gathered(node: Synapses, x: torch.Tensor) -> torch.Tensor:

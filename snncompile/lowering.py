@@ -90,6 +90,12 @@ def _of_neuron(network: Network, neuron: MultiThresholdLIF, mode: Mode) -> Lower
     if mode == "graded":
         return Lowered(f"graded{store}", "exact")
     n = levels(neuron)
+    if more := neuron.beyond_lif:
+        raise CompileError(
+            neuron.name,
+            f"has {n} thresholds and {', '.join(more)}: binary neurons cannot do that exactly",
+            "train it with one threshold, or use a target with graded spikes",
+        )
     if network.timesteps == 1:
         return Lowered(f"{n} binary members, one step{store}", "exact", n)
     if neuron.reset == "none":
@@ -109,6 +115,12 @@ def _spread(network: Network, neuron: MultiThresholdLIF, mode: Mode) -> Lowered:
             laterals[0],
             f"is recurrent, and --lowering {mode} spreads a time step out: what it carries would act within the step",
             "use --lowering r1",
+        )
+    if more := neuron.beyond_lif:
+        raise CompileError(
+            neuron.name,
+            f"has {', '.join(more)}, and --lowering {mode} spreads a time step out",
+            "use --lowering auto",
         )
     if levels(neuron) > 1 and not is_equidistant(neuron):
         raise CompileError(
@@ -148,7 +160,7 @@ def _uniform_exactness(network: Network, neuron: MultiThresholdLIF) -> str:
         return "exact (checked: one time step)"
     if (low >= 0).all():
         return "exact (checked: no current is negative)"
-    if neuron.leak <= 1 and (high < levels(neuron) * theta).all():
+    if np.max(neuron.leak) <= 1 and (high < levels(neuron) * theta).all():
         return "exact (checked: every current is below the largest threshold)"
     return "approximate: a current may be negative after a saturated step"
 

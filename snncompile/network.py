@@ -375,9 +375,7 @@ def _verify_neuron(node: MultiThresholdLIF) -> None:
 
 def _per_channel_sizes(node: MultiThresholdLIF) -> dict[str, int]:
     """Channels that each parameter of the population is given for."""
-    fields = ("leak", "v0", "current_leak", "drive", "floor", "adapt_leak", "adapt_step", "adapt_start")
-    given = {name: getattr(node, name) for name in fields}
-    sizes = {name: len(value) for name, value in given.items() if isinstance(value, np.ndarray) and value.ndim == 1}
+    sizes = {name: len(getattr(node, name)) for name in node.by_channel}
     return sizes | ({"thresholds": node.thresholds.shape[1]} if node.thresholds.ndim == 2 else {})
 
 
@@ -396,7 +394,9 @@ def format_network(network: Network) -> str:
 
 
 def _is_usual(name: str, value: object) -> bool:
-    return value is None or value is False or (name in ("lag", "adapt_step", "adapt_start") and np.all(value == 0))
+    if name in ("lag", "adapt_step", "adapt_start"):
+        return not np.count_nonzero(np.asarray(value))
+    return value is None or value is False
 
 
 def _short(value: object) -> str:

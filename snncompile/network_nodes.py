@@ -221,6 +221,12 @@ class MultiThresholdLIF(Node):
     adapt_resets: bool = False
 
     @property
+    def by_channel(self) -> tuple[str, ...]:
+        """Its parameters of one axis, the channels'."""
+        names = ("leak", "v0", "current_leak", "drive", "floor", "adapt_leak", "adapt_step", "adapt_start")
+        return tuple(name for name in names if np.ndim(getattr(self, name) if getattr(self, name) is not None else 0))
+
+    @property
     def beyond_lif(self) -> tuple[str, ...]:
         """What of this population a leaky integrate-and-fire neuron with one state and one leak does not have."""
         named = {

@@ -24,6 +24,7 @@ from snncompile.passes.align_delays import AlignDelays
 from snncompile.passes.connect_identity import ConnectIdentity
 from snncompile.passes.fold_avg_pool import FoldAvgPool
 from snncompile.passes.fold_batch_norm import FoldBatchNorm
+from snncompile.passes.fold_drive import FoldDrive
 from snncompile.passes.fold_flatten import FoldFlatten
 from snncompile.passes.fold_payload import FoldPayload
 from snncompile.passes.lower_neurons import LowerNeurons
@@ -47,6 +48,7 @@ FOLDS: tuple[Pass, ...] = (
     FoldAvgPool(),
     FoldPayload(),  # after pools: payloads go straight into weights
     SimplifySteps(),  # after sharing is split: a gain goes into synapses of one population
+    FoldDrive(),  # after mixings that are none are gone: they lie between bias and membrane
 )
 """What does not depend on the chip."""
 
@@ -67,18 +69,23 @@ def lowering_passes(
 
 @dataclass(eq=False)
 class StepLog:
-    """Names and durations of the steps; `tell(number, total, name)` is called as each begins."""
+    """Names and durations of the steps; `tell(number, total, name, seconds)` as each begins (None) and as it ends."""
 
-    tell: Callable[[int, int, str], None] = lambda number, total, name: None
+    tell: Callable[[int, int, str, float | None], None] = lambda number, total, name, seconds: None
     steps: list[dict[str, Any]] = field(default_factory=list)
-    total: int = 9
+    total: int = 10
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        self.tell(len(self.steps) + 1, self.total, name)
+        number = len(self.steps) + 1
+        self.tell(number, self.total, name, None)
         start = time.perf_counter()
-        yield
-        self.steps.append({"name": name, "seconds": round(time.perf_counter() - start, 4)})
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.tell(number, self.total, name, seconds)
+        self.steps.append({"name": name, "seconds": round(seconds, 4)})
 
 
 def assumed_activity(program: Program) -> Activity:

@@ -2,15 +2,20 @@
 
 Per population, per step (all integers, `>>` and `//` round toward minus infinity):
 
-    a    = sum over its synapses of  (W s) << exponent        s: payloads of the source's spikes; of lateral synapses
-                                                              its own of the step before, 0 in a sample's first step
+    a    = sum over its synapses of  (W s) << exponent        s: payloads of the source's spikes `lag` steps before; of
+                                                              lateral synapses its own one step before that; 0 before
+                                                              a sample's first step
     I[t] = a[t] + bias                                        mixing: (sum_j mixing[t, j] * (a[j] + bias)) >> 12
-    u[t] = decay(v[t-1]) + I[t]                               decay(v) = sign(v) * ((|v| * (4096 - decay)) >> 12)
-    k[t] = number of j with u[t] >= thresholds[j]             (fire "gt": >)
+    i[t] = decay(i[t-1], current_decay) + I[t]                i = I without; 0 before the sample
+    h[t] = decay(h[t-1], adapt_decay) + adapt_step * k[t-1]   0 without; before the sample h is adapt_start, k is 0
+    u[t] = decay(v[t-1], decay) + i[t] + drive                decay(v, d) = sign(v) * ((|v| * (4096 - d)) >> 12)
+           - h[t] where k[t-1] > 0                            only if adapt_resets
+    k[t] = number of j with u[t] >= thresholds[j] + h[t]      (fire "gt": >)
     y[t] = payload[k-1], 0 where k = 0
-    v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
+    v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none"), no less than floor
 
-Where a time step has several micro-steps, the decay acts in the first, and k is 0 after the first `open_steps`.
+Where a time step has several micro-steps, the decay acts in the first, and k is 0 after the first `open_steps`; such
+populations have no current, adaptation or floor.
 The decay truncates toward zero in 12-bit fixed point, as Loihi's does (lava-nc 0.10.0, proc/lif/models.py). A
 population without thresholds never fires: it sums its input, and the host reads its state after the sample's last
 step. If the last population fires, the host sums its payloads over the sample instead.
@@ -59,7 +64,8 @@ class QuantSynapses:
     from source `column` (of the flattened source) to target `row`, sorted by row, then column, of `features` targets.
     `pool`: payloads of one window add up before the weight (one axon for the window), as do those of `members`
     consecutive channels. `reads`: the first channel of the source that they read and the first that they do not; None:
-    all. `weight_bits`: signed width that holds every weight. `part_of`: the trained layer that they are a part or a
+    all. `lag`: steps of the sample that a spike takes beyond the one of the pipeline; what is sent in the last ones of a
+    sample is lost. `weight_bits`: signed width that holds every weight. `part_of`: the trained layer that they are a part or a
     copy of, None: that of their own name.
     """
 
@@ -75,6 +81,7 @@ class QuantSynapses:
     dilation: Pair = (1, 1)
     groups: int = 1
     delay_steps: int = 1
+    lag: int = 0
     members: int = 1
     row: IntArray | None = None
     column: IntArray | None = None
@@ -86,6 +93,11 @@ class QuantSynapses:
         _freeze(self)
         if (self.kind == "sparse") != (self.features is not None and self.row is not None and self.column is not None):
             raise InternalError(f"{self.name}: {self.kind} synapses, and rows and columns or not")
+
+    @property
+    def extra_steps(self) -> int:
+        """Steps that a spike takes beyond the usual one, as the chip counts its delays."""
+        return self.delay_steps - 1 + self.lag
 
     @property
     def channels(self) -> int:
@@ -123,6 +135,9 @@ class QuantSynapses:
 class Population:
     """Integer neurons of one layer. bias, v0 (channels,); thresholds, subtract (levels, channels); payload (levels,).
 
+    decay (channels,), given as one number where all are alike. current_decay, drive, floor, adapt_decay, adapt_step,
+    adapt_start (channels,) or None: without (the last three are there together).
+
     `input_bits`, `state_bits`: signed widths proven to hold every sum of input and every u and v
     (`state_bounds.prove`). `depth`: chip steps behind the input. `mixing` (T, T) in units of 1/4096, or None; a
     population that mixes stores the input of the steps it needs before its first (store and forward). `members`
@@ -139,7 +154,7 @@ class Population:
     thresholds: IntArray
     payload: IntArray
     subtract: IntArray
-    decay: int
+    decay: IntArray
     reset: Reset
     fire: Fire
     depth: int
@@ -149,9 +164,35 @@ class Population:
     members: int = 1
     open_steps: int | None = None
     sends: Literal["levels", "sum"] = "levels"
+    current_decay: IntArray | None = None
+    drive: IntArray | None = None
+    floor: IntArray | None = None
+    adapt_decay: IntArray | None = None
+    adapt_step: IntArray | None = None
+    adapt_start: IntArray | None = None
+    adapt_resets: bool = False
 
     def __post_init__(self) -> None:
+        if np.ndim(self.decay) == 0:
+            object.__setattr__(self, "decay", np.full(self.shape[0], self.decay, np.int64))
         _freeze(self)
+
+    @property
+    def one_decay(self) -> int | None:
+        """The decay of all channels; None where they differ."""
+        return int(self.decay[0]) if (self.decay == self.decay[0]).all() else None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a decay truncates one of its states."""
+        rates = (self.decay, self.current_decay, self.adapt_decay)
+        return any(rate is not None and rate.any() for rate in rates)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a multi-threshold LIF neuron of one state, with one decay for all."""
+        more = (self.current_decay, self.drive, self.floor, self.adapt_decay)
+        return self.one_decay is not None and all(values is None for values in more)
 
     @property
     def size(self) -> int:

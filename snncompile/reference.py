@@ -181,18 +181,19 @@ def run_integer(network: QuantNetwork, payloads: NDArray[np.integer]) -> Integer
     sent = {network.input_name: input_steps(image, network.input_shape, network.timesteps, network.microsteps)}
     membranes = {}
     for population in network.populations:
-        synapses = forward_inputs(network, population)
-        arriving = [sum(integer_current(s, sent[s.source][t]) for s in synapses) for t in range(network.timesteps)]
-        v, y = initial_state(population, len(image)), np.zeros((len(image), *population.shape), np.int64)
+        synapses = [(s, lagged(sent[s.source], s.lag)) for s in forward_inputs(network, population)]
+        arriving = [sum(integer_current(s, spikes[t]) for s, spikes in synapses) for t in range(network.timesteps)]
+        state = initial_state(population, len(image))
+        own: list[IntArray] = []
         steps = []
         for t, current in enumerate(input_currents(population, np.stack(arriving))):
-            lateral = sum(integer_current(s, y) for s in laterals(network, population)) if t > 0 else 0
-            u, k, v = step_population(population, v, current + lateral, t % network.microsteps)
-            y = emitted(population, k)
-            steps.append((y, u))
-        sent[population.name] = np.stack([payload for payload, _ in steps])
-        membranes[population.name] = np.stack([u for _, u in steps])
-    return IntegerTrace(sent, membranes, sent[network.readout.name].sum(0) if network.readout.spiking else v)
+            lateral = [(s, t - 1 - s.lag) for s in laterals(network, population)]
+            of_own = sum(integer_current(s, own[at]) for s, at in lateral if at >= 0)
+            u, k, state = step_population(population, state, current + of_own, t % network.microsteps)
+            own.append(emitted(population, k))
+            steps.append(u)
+        sent[population.name], membranes[population.name] = np.stack(own), np.stack(steps)
+    return IntegerTrace(sent, membranes, sent[network.readout.name].sum(0) if network.readout.spiking else state.v)
 
 
 def forward_inputs(network: QuantNetwork, population: Population) -> list[QuantSynapses]:
@@ -229,8 +230,9 @@ def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> I
             arriving = t + population.waits
             if 0 <= arriving < logical_steps:
                 for s in forward_inputs(network, population):
-                    spikes = sent[s.source][chip_step - s.delay_steps - depths[s.source]]
-                    arrived[name][arriving] += integer_current(s, spikes[None])[0]
+                    at = chip_step - s.delay_steps - depths[s.source] - s.lag
+                    if at >= arriving - arriving % network.timesteps:  # what was sent in the sample before is lost
+                        arrived[name][arriving] += integer_current(s, sent[s.source][at][None])[0]
             if not 0 <= t < logical_steps:
                 continue
             sample, step = divmod(t, network.timesteps)
@@ -238,14 +240,13 @@ def run_on_chip_clock(network: QuantNetwork, payloads: NDArray[np.integer]) -> I
                 state[name] = initial_state(population, 1)
             stored = arrived[name][t - step : t - step + network.timesteps, None]
             current = input_currents(population, stored)[step]
-            if step > 0:  # what it sent in the sample before is lost
-                current = current + sum(
-                    integer_current(s, sent[name][t - 1][None]) for s in laterals(network, population)
-                )
+            for s in laterals(network, population):
+                if step > s.lag:
+                    current = current + integer_current(s, sent[name][t - 1 - s.lag][None])
             u, k, state[name] = step_population(population, state[name], current, step % network.microsteps)
             sent[name][t], membranes[name][t] = emitted(population, k)[0], u[0]
             if population is network.readout:
-                output[sample] = output[sample] + sent[name][t] if population.spiking else state[name][0]
+                output[sample] = output[sample] + sent[name][t] if population.spiking else state[name].v[0]
     return IntegerTrace(_by_sample(sent, network.timesteps), _by_sample(membranes, network.timesteps), output)
 
 
@@ -254,10 +255,27 @@ def _by_sample(steps: dict[str, IntArray], timesteps: int) -> dict[str, IntArray
     return {name: v.reshape(-1, timesteps, *v.shape[1:]).swapaxes(0, 1) for name, v in steps.items()}
 
 
-def initial_state(population: Population, samples: int) -> IntArray:
-    """v0 for every neuron; (samples, *shape)."""
+@dataclass(frozen=True, eq=False)
+class State:
+    """A population between two steps, each (N, *shape): membrane, synaptic current, adaptation, level of the last."""
+
+    v: IntArray
+    i: IntArray
+    h: IntArray
+    k: IntArray
+
+    @classmethod
+    def of(cls, v: IntArray) -> "State":
+        """A membrane, and nothing else that is not 0."""
+        zeros = np.zeros_like(v)
+        return cls(v, zeros, zeros, zeros)
+
+
+def initial_state(population: Population, samples: int) -> State:
+    """Every neuron before a sample's first step."""
     zeros = np.zeros((samples, *population.shape), np.int64)
-    return zeros + _per_channel(population.v0, zeros)
+    start = zeros if population.adapt_start is None else zeros + _per_channel(population.adapt_start, zeros)
+    return State(zeros + _per_channel(population.v0, zeros), zeros, start, zeros)
 
 
 def integer_current(synapses: QuantSynapses, payloads: IntArray) -> IntArray:
@@ -282,22 +300,37 @@ def input_currents(population: Population, arriving: IntArray) -> IntArray:
 
 
 def step_population(
-    population: Population, v: IntArray, current: IntArray, micro: int = 0
-) -> tuple[IntArray, IntArray, IntArray]:
-    """One step on the input I: (u before firing, level k, v after reset), each (N, *shape).
+    population: Population, state: State, current: IntArray, micro: int = 0
+) -> tuple[IntArray, IntArray, State]:
+    """One step on the input I: (u before firing, level k, the state after it); u, k (N, *shape).
 
     micro: which micro-step of its time step this is. The level of a population that sends its sum is that sum.
     """
     if population.sums:
-        return current, current, np.zeros_like(v)
-    u = (decay(v, population.decay) if micro == 0 else v) + current
+        return current, current, state
+    like = state.v
+    i: IntArray = current
+    if population.current_decay is not None:
+        i = decay(state.i, _per_channel(population.current_decay, like)) + current
+    u = (decay(like, _per_channel(population.decay, like)) if micro == 0 else like) + i
+    u = u if population.drive is None else u + _per_channel(population.drive, like)
+    h = state.h
+    if population.adapt_decay is not None and population.adapt_step is not None:
+        step: IntArray = _per_channel(population.adapt_step, like)
+        h = decay(h, _per_channel(population.adapt_decay, like)) + step * state.k
+        if population.adapt_resets:
+            u = u - h * (state.k > 0)
     k = np.zeros_like(u)
     for threshold in population.thresholds if population.is_open(micro) else ():
-        theta = _per_channel(threshold, u)
+        theta = _per_channel(threshold, u) + h
         k += u >= theta if population.fire == "ge" else u > theta
+    v: IntArray = u
     if population.reset == "soft":
-        return u, k, u - _at_level(population.subtract, k)
-    return u, k, np.where(k > 0, 0, u) if population.reset == "hard" else u
+        v = u - _at_level(population.subtract, k)
+    elif population.reset == "hard":
+        v = np.where(k > 0, 0, u)
+    v = v if population.floor is None else np.maximum(v, _per_channel(population.floor, v))
+    return u, k, State(v, i, h, k)
 
 
 def emitted(population: Population, k: IntArray) -> IntArray:

@@ -10,10 +10,11 @@ from snncompile.quantization.state_bounds import prove
 from snncompile.quantization.verify_integers import verify_integers
 
 
-def integer_network(seed: int, listed: bool = False) -> QuantNetwork:
+def integer_network(seed: int, listed: bool = False, general: bool = False) -> QuantNetwork:
     """Two to four populations: conv and linear, shortcuts, lateral synapses, mixing, micro-steps, signed currents.
 
     listed: sparse synapses too, dense ones that read a part of the channels, and populations that send sums.
+    general: neurons of several states, and synapses that take more steps; up to six steps.
     """
     rng = np.random.default_rng(seed)
     microsteps = int(rng.choice([1, 1, 2, 3]))
@@ -25,7 +26,7 @@ def integer_network(seed: int, listed: bool = False) -> QuantNetwork:
         int(rng.choice([1, 255])),
         (),
         (),
-        int(rng.integers(1, 4)) * microsteps,
+        int(rng.integers(1, 7 if general else 4)) * microsteps,
         microsteps,
         "currents" if currents else "spikes",
     )
@@ -33,7 +34,7 @@ def integer_network(seed: int, listed: bool = False) -> QuantNetwork:
     for number in range(count):
         if listed and number > 0 and rng.random() < 0.4:
             network = _with_sum(rng, network, f"p{number}_sum")
-        network = _with_population(rng, network, f"p{number}", number == count - 1, listed)
+        network = _with_population(rng, network, f"p{number}", number == count - 1, listed, general)
     verify_integers(network)
     return network
 
@@ -53,7 +54,7 @@ def _with_sum(rng: np.random.Generator, network: QuantNetwork, name: str) -> Qua
 
 
 def _with_population(
-    rng: np.random.Generator, network: QuantNetwork, name: str, last: bool, listed: bool
+    rng: np.random.Generator, network: QuantNetwork, name: str, last: bool, listed: bool, general: bool = False
 ) -> QuantNetwork:
     source = network.populations[-1].name if network.populations else network.input_name
     host = source == network.input_name and network.input_kind == "currents"
@@ -70,6 +71,9 @@ def _with_population(
     if population.spiking and rng.random() < 0.6:
         lateral = _lateral(rng, population, f"{name}_lateral")
         incoming.append(_some(rng, lateral) if listed and lateral.kind == "linear" else lateral)
+    if general:
+        incoming = [replace(s, lag=int(rng.choice([0, 0, 1, 2, 9]))) for s in incoming]
+        population = _general(rng, population, network.microsteps)
     depths = {network.input_name: 0} | {p.name: p.depth for p in network.populations}
     depth = max(depths[s.source] for s in incoming if s.source != name) + 1 + population.waits
     aligned = tuple(
@@ -217,6 +221,26 @@ def _population(
         members=members,
         open_steps=int(rng.integers(1, network.microsteps + 1)) if spiking and rng.random() < 0.5 else None,
     )
+
+
+def _general(rng: np.random.Generator, population: Population, microsteps: int) -> Population:
+    """The population with some of the states and constants that it may have."""
+    channels = population.shape[0]
+
+    def some(low: int, high: int) -> np.ndarray | None:
+        return rng.integers(low, high, channels) if rng.random() < 0.5 else None
+
+    drive = some(-9, 10) if population.spiking else None
+    population = replace(population, decay=rng.integers(-300, 4097, channels), drive=drive)
+    if microsteps > 1 or not population.spiking:
+        return population
+    population = replace(population, current_decay=some(0, 4097), floor=some(-200, 1))
+    if rng.random() < 0.5:
+        return population
+    step, start = rng.integers(0, 30, channels), rng.integers(0, 30, channels)
+    resets = population.reset == "soft" and rng.random() < 0.5
+    adapted = {"adapt_decay": rng.integers(0, 4097, channels), "adapt_step": step, "adapt_start": start}
+    return replace(population, **adapted, adapt_resets=bool(resets))
 
 
 def _mixing(rng: np.random.Generator, timesteps: int, microsteps: int) -> np.ndarray:

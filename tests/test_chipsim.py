@@ -45,7 +45,7 @@ def test_counts_equal_brute_force(seed: int) -> None:
         for t in range(network.timesteps):
             a = sum(reference.integer_current(s, exact.payloads[s.source][t]) for s in network.inputs_of(population))
             bias = population.bias.reshape(-1, *(1,) * (a.ndim - 2))
-            updated += int(((before != 0) | (a != 0) | (bias != 0)).sum())
+            updated += int(((before.v != 0) | (a != 0) | (bias != 0)).sum())
             _, _, before = reference.step_population(population, before, a + bias)
     assert cost["events"]["spike"] * len(x) == pytest.approx(spikes, abs=1e-6)
     assert cost["events"]["update"] * len(x) == pytest.approx(updated, abs=1e-6)

@@ -172,9 +172,9 @@ def updates(network: QuantNetwork, exact: reference.IntegerTrace, x: np.ndarray)
         arriving = [sum(reference.integer_current(s, exact.payloads[s.source][t]) for s in forward)
                     for t in range(network.timesteps)]  # fmt: skip
         currents = reference.input_currents(population, np.stack(arriving))
-        bias = population.bias.reshape(-1, *(1,) * (v.ndim - 2))
+        bias = population.bias.reshape(-1, *(1,) * (v.v.ndim - 2))
         for t in range(network.timesteps):
-            lateral = np.zeros_like(v)
+            lateral = np.zeros_like(v.v)
             if t > 0:
                 own = exact.payloads[population.name][t - 1]
                 lateral = sum(
@@ -182,7 +182,7 @@ def updates(network: QuantNetwork, exact: reference.IntegerTrace, x: np.ndarray)
                 )
             summed = lateral + (currents[t] if population.mixing is not None else arriving[t])
             biased = population.mixing is None and bias != 0
-            total += int(((v != 0) | (summed != 0) | biased).sum())
+            total += int(((v.v != 0) | (summed != 0) | biased).sum())
             _, _, v = reference.step_population(population, v, currents[t] + lateral, t % network.microsteps)
         found[population.name] = total
     return found

@@ -136,7 +136,7 @@ def test_a_population_run_again_does_what_the_reference_does(seed: int) -> None:
         np.testing.assert_array_equal(steps.v, trace.output)
 
 
-def _step(population: Population, v: IntArray, current: IntArray, micro: int = 0, **changes: object):
+def _step(population: Population, v: reference.State, current: IntArray, micro: int = 0, **changes: object):
     return RIGHT(replace(population, **changes), v, current, micro)
 
 
@@ -146,16 +146,17 @@ RIGHT = reference.step_population
 def _of_layer(layer: str, wrong: Step) -> Step:
     """A step that is wrong in one layer only."""
 
-    def step(population: Population, v: IntArray, current: IntArray, micro: int = 0):
+    def step(population: Population, v: reference.State, current: IntArray, micro: int = 0):
         return (wrong if population.name == layer else RIGHT)(population, v, current, micro)
 
     return step
 
 
 def _decay(round_to: Callable[[np.ndarray], np.ndarray]) -> Step:
-    def step(population: Population, v: IntArray, current: IntArray, micro: int = 0):
-        kept = round_to(v * (DECAY_ONE - population.decay) / DECAY_ONE).astype(np.int64)
-        return RIGHT(replace(population, decay=0), kept, current, micro)
+    def step(population: Population, v: reference.State, current: IntArray, micro: int = 0):
+        rate = population.decay.reshape(-1, *(1,) * (v.v.ndim - 2))
+        kept = round_to(v.v * (DECAY_ONE - rate) / DECAY_ONE).astype(np.int64)
+        return RIGHT(replace(population, decay=0), replace(v, v=kept), current, micro)
 
     return step
 
@@ -166,11 +167,11 @@ def _clamped(bits: int, wraps: bool = False) -> Step:
     def fitted(v: IntArray) -> IntArray:
         return (v + half) % (2 * half) - half if wraps else np.clip(v, -half, half - 1)
 
-    def step(population: Population, v: IntArray, current: IntArray, micro: int = 0):
-        zero = np.zeros_like(v)
+    def step(population: Population, v: reference.State, current: IntArray, micro: int = 0):
+        zero = reference.State.of(np.zeros_like(v.v))
         u = fitted(RIGHT(population, v, current, micro)[0])
         _, k, after = RIGHT(replace(population, decay=0), zero, u, micro)
-        return u, k, fitted(after)
+        return u, k, replace(after, v=fitted(after.v))
 
     return step
 
@@ -243,10 +244,11 @@ def test_a_state_kept_between_samples_is_named() -> None:
     def run_stage(stage: str, x: np.ndarray, payloads: IntArray) -> StageRun:
         if stage != "simulator":
             return chain.run(stage, x, payloads)
-        kept: dict[str, IntArray] = {}
+        kept: dict[str, reference.State] = {}
 
-        def initial(population: Population, samples: int) -> IntArray:
-            return kept.get(population.name, np.zeros((samples, *population.shape), np.int64))
+        def initial(population: Population, samples: int) -> reference.State:
+            silence = np.zeros((samples, *population.shape), np.int64)
+            return kept.get(population.name, reference.State.of(silence))
 
         def step(population: Population, *given: Any):
             u, k, kept[population.name] = RIGHT(population, *given)

@@ -10,7 +10,7 @@ from lava_networks import emitted_module
 from snncompile.backends.lava import emit
 
 from snncompile.quant_network import Population, QuantSynapses
-from snncompile.reference import emitted, initial_state, input_currents, integer_current, step_population
+from snncompile.reference import State, emitted, initial_state, input_currents, integer_current, step_population
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +108,16 @@ def test_neurons(arithmetic: ModuleType, reset: Any, fire: Any, decay: int, stat
     )  # fmt: skip
     ours = arithmetic.Neurons(as_json(population), emit._arrays(population))
     assert ours.dtype is (np.int32 if state_bits == 16 or (state_bits == 24 and decay in (0, 4095, 4096)) else np.int64)
-    np.testing.assert_array_equal(ours.start(5), initial_state(population, 5).reshape(5, -1))
+    np.testing.assert_array_equal(ours.start(5), initial_state(population, 5).v.reshape(5, -1))
     np.testing.assert_array_equal(ours.bias, np.repeat(population.bias, 6))
     v = rng.integers(-end, end, (40, 4, 2, 3))
     v[0], v[1], v[2] = 0, -end, end - 1
     current = rng.integers(-reach, 3 * reach, v.shape)
     current[0] = thresholds[1, :, None, None]  # exactly at a threshold
     payloads, after = ours.step(v.reshape(40, -1).astype(ours.dtype), current.reshape(40, -1))
-    _, k, theirs = step_population(population, v, current)
+    _, k, theirs = step_population(population, State.of(v), current)
     np.testing.assert_array_equal(payloads, emitted(population, k).reshape(40, -1))
-    np.testing.assert_array_equal(after, theirs.reshape(40, -1))
+    np.testing.assert_array_equal(after, theirs.v.reshape(40, -1))
     assert ours.spiking
 
 
@@ -135,9 +135,9 @@ def test_neurons_in_micro_steps(arithmetic: ModuleType, open_steps: int | None, 
     v, current = rng.integers(-60, 60, (40, 2, 3)), rng.integers(-60, 60, (40, 2, 3))
     for micro in range(3):
         payloads, after = ours.step(v.reshape(40, -1).astype(ours.dtype), current.reshape(40, -1), micro)
-        _, k, theirs = step_population(population, v, current, micro)
+        _, k, theirs = step_population(population, State.of(v), current, micro)
         np.testing.assert_array_equal(payloads, emitted(population, k).reshape(40, -1))
-        np.testing.assert_array_equal(after, theirs.reshape(40, -1))
+        np.testing.assert_array_equal(after, theirs.v.reshape(40, -1))
         assert payloads.any() == (open_steps is None or micro < open_steps)
 
 

@@ -115,13 +115,16 @@ def listed_networks() -> list[tuple[int, QuantNetwork]]:
         parts = (own, set(network.synapses) - set(own))
         if all(any(s.kind == "sparse" for s in some) for some in parts) and any(p.sums for p in network.populations):
             found.append((seed, network))
-    return found[:3]
+    general = [(seed, integer_network(seed, listed=True, general=True)) for seed in (7, 8)]
+    return [*found[:3], *general]
 
 
 @needs_lava
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(3))
-def test_lava_equals_the_reference_on_sparse_recurrent_and_summing_networks(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", range(5))
+def test_lava_equals_the_reference_on_sparse_recurrent_summing_and_general_networks(
+    tmp_path: Path, number: int
+) -> None:
     seed, network = listed_networks()[number]
     payloads = integer_inputs(network, 5, seed)
     seal(tmp_path, network)

@@ -50,7 +50,7 @@ def run_layers(layer: ModuleType, network: QuantNetwork, payloads: IntArray, lan
     for c in range(stream.steps + network.depth):
         sent = {network.input_name: frames.sent(c)} | {name: one.fire(c) for name, one in layers.items()}
         for name, one in layers.items():
-            one.send_itself(sent[name])
+            one.send_itself(c, sent[name])
             for i, synapses in enumerate(s for s in network.inputs_of(network.populations_by_name[name])
                                          if s.source != name):  # fmt: skip
                 one.receive(c, i, sent[synapses.source])

@@ -62,7 +62,7 @@ def test_lava_equals_reference_of_a_quantized_residual_network(tmp_path: Path) -
     network, _ = quantized(residual_network(13))
     assert any(s.weight.shape[1:] == (1, 1, 1) and s.groups > 1 for s in network.synapses)
     assert any(p.waits > 0 for p in network.populations)
-    assert any(p.decay < 0 for p in network.populations)
+    assert any(p.one_decay < 0 for p in network.populations)
     assert network.readout.spiking
     check(tmp_path, network, images(network, 5, seed=8), 3)
 
@@ -75,7 +75,7 @@ def test_the_networks_spike_and_cover_what_they_are_for() -> None:
             assert len(np.unique(sent[name])) > 1, (seed, name)
         assert (sent["n1"][0] != sent["n1"][1]).any(), seed
     assert {network.readout.spiking for network in networks} == {False, True}
-    assert {p.decay < 0 for network in networks for p in network.populations if p.mixing is not None} == {False, True}
+    assert {p.one_decay < 0 for network in networks for p in network.populations if p.mixing is not None} == {False, True}
 
 
 def test_mixing_is_written_only_where_a_population_mixes(tmp_path: Path) -> None:

@@ -182,11 +182,11 @@ def _chain() -> QuantNetwork:
     n1 = replace(network.readout, name="n1", shape=(9,), synapses=("l1",), bias=zeros, v0=zeros, decay=0, reset="soft",
                  fire="ge", mixing=None, members=1, open_steps=None, thresholds=zeros[None] + 30,
                  subtract=zeros[None] + 30, payload=np.ones(1, np.int64), depth=1)  # fmt: skip
-    n2 = replace(n1, name="n2", shape=(5,), synapses=("l2",), bias=zeros[:5], v0=zeros[:5],
+    n2 = replace(n1, name="n2", shape=(5,), synapses=("l2",), bias=zeros[:5], v0=zeros[:5], decay=0,
                  thresholds=zeros[None, :5] + 9, subtract=zeros[None, :5] + 9, depth=2)  # fmt: skip
     none = np.zeros((0, 2), np.int64)
-    out = replace(n2, name="out", shape=(2,), synapses=("l3", "skip"), bias=zeros[:2], v0=zeros[:2], thresholds=none,
-                  subtract=none, payload=none[:, 0], reset="none", depth=3)  # fmt: skip
+    out = replace(n2, name="out", shape=(2,), synapses=("l3", "skip"), bias=zeros[:2], v0=zeros[:2], decay=0,
+                  thresholds=none, subtract=none, payload=none[:, 0], reset="none", depth=3)  # fmt: skip
     synapses = tuple(
         QuantSynapses(name, source, "linear", rng.integers(-7, 8, shape), 4, 2)
         for name, source, shape in (

@@ -21,6 +21,7 @@ from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, Population, QuantNetw
 from snncompile.quantization.state_bounds import prove
 
 from .counting import frames_of
+from .general_neurons import advance_general
 from .neurons import add_shifted, advance, step_sum
 from .products import EXACT_FLOAT64, Product, product_of
 
@@ -55,6 +56,10 @@ class LayerSteps:
         if not self.population.spiking:
             return self.state.astype(np.int64)
         return self.payloads.sum(axis=0, dtype=np.int64).reshape(self.state.shape)
+
+
+States = tuple[NDArray[Any], ...]
+"""The states of a population (B, rows, n): v, and of neurons of several states the current, adaptation and level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,42 +139,42 @@ class _Layer:
         population, steps = self.population, self.timesteps
         payloads = np.empty((batch, steps, *self.shape), self.neurons.payload_kind)
         updated = np.empty((batch, steps, *self.shape), np.uint8)
-        v = self.neurons.initial(batch)
+        states = self.neurons.initial(batch)
         size = max(1, CHUNK_BYTES // (4 * steps * population.size))
         for first in range(0, batch, size):
             part = slice(first, first + size)
-            self._run(sent, part, v[part], payloads[part], updated[part])
+            self._run(sent, part, tuple(state[part] for state in states), payloads[part], updated[part])
         logical = (1, 0, 4, 2, 3)
-        state = np.moveaxis(v.reshape(batch, *self.shape), 3, 1).reshape(batch, *population.shape)
+        state = np.moveaxis(states[0].reshape(batch, *self.shape), 3, 1).reshape(batch, *population.shape)
         return LayerSteps(population, payloads.transpose(logical), updated.transpose(logical), state), payloads
 
     def _run(
         self,
         sent: Mapping[str, NDArray[Any]],
         part: slice,
-        v: NDArray[Any],
+        states: States,
         payloads: NDArray[Any],
         updated: NDArray[np.uint8],
     ) -> None:
         arriving = [self._arriving(p, sent[p.synapses.source][part]) for p in self.forward]
         current = arriving[0]
         if len(arriving) > 1 or self.lateral or self.population.mixing is not None:
-            current = _Arriving(self._sum(arriving, len(v)), np.arange(self.timesteps), 0)
+            current = _Arriving(self._sum(arriving, len(payloads)), np.arange(self.timesteps), 0)
         biased = self.population.mixing is not None
         if biased:
             current = self._mixed(current.values)
         if not self.lateral:
-            self.neurons.advance(v, current, biased, range(self.timesteps), payloads, updated)
+            self.neurons.advance(states, current, biased, range(self.timesteps), payloads, updated)
             return
         for t in range(self.timesteps):
             frame = int(current.frame[t])
             total = current.values[:, frame : frame + 1].astype(self.neurons.kind)
-            if t > 0:
-                own = [(p.of(payloads[:, t - 1]), p.synapses.exponent) for p in self.lateral]
-                for product, exponent in own:
-                    add_shifted(total, product.reshape(len(v), 1, -1), np.zeros(1, np.int64), exponent)
+            for p in self.lateral:
+                if (sent_at := t - 1 - p.synapses.lag) >= 0:
+                    own = p.of(payloads[:, sent_at]).reshape(len(payloads), 1, -1)
+                    add_shifted(total, own, np.zeros(1, np.int64), p.synapses.exponent)
             step = _Arriving(total, np.zeros(1, np.int64), 0)
-            self.neurons.advance(v, step, biased, range(t, t + 1), payloads, updated)
+            self.neurons.advance(states, step, biased, range(t, t + 1), payloads, updated)
 
     def _arriving(self, product: Product, sent: NDArray[Any]) -> _Arriving:
         """What a product gives of sent (B, frames, H, W, C); what the host sends alike in all steps, once."""
@@ -181,6 +186,8 @@ class _Layer:
             frame[sending] = np.arange(len(sending))
             sent = sent if len(sending) == self.timesteps else sent[:, sending]
         values = product.of(sent.reshape(-1, *sent.shape[2:]))
+        lag = min(product.synapses.lag, self.timesteps)
+        frame = np.concatenate([np.full(lag, -1), frame[: self.timesteps - lag]])
         return _Arriving(values.reshape(*sent.shape[:2], -1), frame, product.synapses.exponent)
 
     def _sum(self, arriving: Sequence[_Arriving], batch: int) -> NDArray[Any]:
@@ -212,7 +219,7 @@ class _Neurons:
     def __init__(self, network: QuantNetwork, population: Population, positions: int) -> None:
         self.population = population
         bounds = prove(network, population)  # again, and for the input that this network declares
-        wide = max(bounds.state_bits, bounds.input_bits) > 31
+        wide = max(bounds.state_bits, bounds.input_bits) > 31 - (population.adapt_decay is not None)  # u - h, too
         self.kind: Any = np.int64 if wide else np.int32
         channels = population.shape[0]
         self.repeats = max(
@@ -220,7 +227,9 @@ class _Neurons:
         )
         self.rows = positions // self.repeats
         micro = np.arange(network.timesteps) % network.microsteps
-        self._keep: NDArray[Any] = np.where(micro == 0, DECAY_ONE - population.decay, DECAY_ONE).astype(self.kind)
+        self._decays = micro == 0
+        keep = DECAY_ONE - (population.one_decay or 0)
+        self._keep: NDArray[Any] = np.where(self._decays, keep, DECAY_ONE).astype(self.kind)
         self._opened = np.array([population.is_open(m) for m in micro.tolist()])
         small = population.payload_max < 256 and not population.sums
         self.payload_kind: Any = np.uint8 if small else self.kind if population.sums else np.int64
@@ -247,25 +256,48 @@ class _Neurons:
         """(..., channels) -> (..., n) for the neurons of a row."""
         return np.tile(values, self.repeats).astype(self.kind)
 
-    def initial(self, batch: int) -> NDArray[Any]:
+    @cached_property
+    def _constants(self) -> NDArray[Any]:
+        """(7, n): those of `advance_general`."""
+        population = self.population
+        of_none = (0, 0, np.iinfo(self.kind).min, 0, DECAY_ONE, DECAY_ONE, 0)
+        given = (
+            population.bias, population.drive, population.floor, population.decay, population.current_decay,
+            population.adapt_decay, population.adapt_step,
+        )  # fmt: skip
+        zeros = np.zeros(population.shape[0], np.int64)
+        values = np.stack([zeros if value is None else value for value in given])
+        for row, (value, none) in enumerate(zip(given, of_none, strict=True)):
+            values[row] = none if value is None else value
+        values[3:6] = DECAY_ONE - values[3:6]
+        return self._of_row(values)
+
+    def initial(self, batch: int) -> States:
         """(B, rows, n) states before the first step."""
-        v = np.empty((batch, self.rows, self.repeats * len(self.population.v0)), self.kind)
-        v[:] = self._of_row(self.population.v0)
-        return v
+        population = self.population
+        v, *more = (
+            np.zeros((batch, self.rows, self.repeats * population.shape[0]), self.kind)
+            for _ in range(1 if population.plain else 4)
+        )
+        v[:] = self._of_row(population.v0)
+        if population.adapt_start is not None:
+            more[1][:] = self._of_row(population.adapt_start)
+        return (v, *more)
 
     def advance(
         self,
-        v: NDArray[Any],
+        states: States,
         current: _Arriving,
         biased: bool,
         steps: range,
         payloads: NDArray[Any],
         updated: NDArray[np.uint8],
     ) -> None:
-        """Some steps, in place on v (B, rows, n); writes payloads and updated (B, T, H, W, C) of those steps.
+        """Some steps, in place on the states; writes payloads and updated (B, T, H, W, C) of those steps.
 
         biased: the bias is in the current already. The current has a frame for each of the steps.
         """
+        v, *more = states
         batch, when = len(v), slice(steps.start, steps.stop)
         row = (self.rows, v.shape[2])
         sent = payloads[:, when].reshape(batch, len(steps), *row)
@@ -280,6 +312,17 @@ class _Neurons:
                 sent.reshape(flat),
                 touched.reshape(flat),
             )
+        elif more:
+            i, h, level = more
+            constants = self._constants
+            if biased:
+                constants = constants.copy()
+                constants[0] = 0
+            advance_general(
+                v, i, h, level, values, current.frame, current.exponent, constants, self._thresholds, self._fired,
+                self._payload, self._decays[when], self._opened[when], 0 if self.population.reset == "hard" else -1,
+                self.population.adapt_resets, sent, touched,
+            )  # fmt: skip
         else:
             bias = np.zeros_like(self._bias) if biased else self._bias
             mask = 0 if self.population.reset == "hard" else -1

@@ -17,6 +17,7 @@ PROGRAM_FILES = (
     "README.md",
     "arithmetic.py",
     "compat.py",
+    "dynamics.py",
     "encoding.py",
     "files.py",
     "layer.py",
@@ -25,7 +26,7 @@ PROGRAM_FILES = (
     "simulation.py",
     "watch.py",
 )
-FORMAT = 4
+FORMAT = 5
 """Version of network.json and weights.npz; counts up when a reader must change."""
 
 

@@ -149,6 +149,9 @@ class Numerics(CheckedNumerics):
 
     fraction_bits_max: most fractional bits a state gets below one weight unit. leak_above_one, step_mixing: whether a
     neuron can amplify its state, and store the inputs of several steps and mix them (both need programmable neurons).
+    synaptic_current: whether a neuron has a current that decays, too; current_bias: whether a bias can go into it, and
+    not only into the membrane. adaptive_threshold, state_floor: whether a threshold can rise with every spike, and a
+    membrane have a lower bound. decays_max: different pairs of decays in a population; null: any.
     A threshold, and what a soft reset subtracts, is a mantissa of threshold_mantissa_bits (unsigned) times
     2^threshold_shift; a bias is one of bias_mantissa_bits (signed) times 2^e, e at most bias_exponent_max and one for
     a population. Null: any integer of the state's width. exponent_max: the most a weight may be shifted left.
@@ -161,6 +164,11 @@ class Numerics(CheckedNumerics):
     payload_bits: Bits
     leak_above_one: bool
     step_mixing: bool
+    synaptic_current: bool
+    current_bias: bool
+    adaptive_threshold: bool
+    state_floor: bool
+    decays_max: Count | None
     fire: tuple[Fire, ...]
     threshold_shift: int
     threshold_mantissa_bits: Count | None

@@ -51,7 +51,7 @@ def weight_field(synapses: QuantSynapses, memory: SynapseMemory) -> int | None:
 
 def delay_field(synapses: QuantSynapses, memory: SynapseMemory) -> int | None:
     """Bits that store how many steps beyond one a spike takes."""
-    return field_bits((synapses.delay_steps - 1).bit_length(), memory.delay_bits)
+    return field_bits(synapses.extra_steps.bit_length(), memory.delay_bits)
 
 
 def list_formats(synapses: QuantSynapses, memory: SynapseMemory) -> tuple[ListFormat, ...]:
@@ -67,7 +67,7 @@ def list_formats(synapses: QuantSynapses, memory: SynapseMemory) -> tuple[ListFo
         )
     if delay is None:
         raise CompileError(
-            synapses.name, f"delays of {synapses.delay_steps} steps need more than {_most(memory.delay_bits)} bits"
+            synapses.name, f"delays of {1 + synapses.extra_steps} steps need more than {_most(memory.delay_bits)} bits"
         )
     found = []
     for form in memory.formats:

@@ -198,7 +198,7 @@ def _adder(name: str, shape: Shape, synapses: tuple[str, ...]) -> Population:
         thresholds=none,
         payload=none[:, 0],
         subtract=none,
-        decay=0,
+        decay=zeros,
         reset="hard",
         fire="ge",
         depth=0,

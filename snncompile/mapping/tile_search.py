@@ -103,7 +103,7 @@ def _reach(network: QuantNetwork, synapses: QuantSynapses) -> tuple[ChannelReach
 def _field_misfits(synapses: QuantSynapses, layer: str, chip: ChipLimits) -> list[Misfit]:
     """Of delays and of fields too narrow for weights and delays."""
     found = []
-    longest, extra = chip.core.delay_extra_steps_max, synapses.delay_steps - 1
+    longest, extra = chip.core.delay_extra_steps_max, synapses.extra_steps
     if longest is not None and extra > longest:
         found.append(Misfit(layer, "delay_extra_steps", extra, longest))
     memory = chip.synapse_memory

@@ -130,7 +130,9 @@ def _spread(network: Network, uniform: bool) -> Network:
             continue
         if gathers:  # the bias comes in every micro-step of those that are added up
             changed |= {s.name: replace(s, bias=s.bias / n) for s in synapses}
-    return replace(network.replacing(changed), timesteps=network.timesteps * n, microsteps=n)
+    spread = network.replacing(changed)
+    late = {s.name: replace(s, lag=s.lag * n) for s in spread.nodes if isinstance(s, Synapses) and s.lag}
+    return replace(spread.replacing(late), timesteps=network.timesteps * n, microsteps=n)
 
 
 def _bursting(node: MultiThresholdLIF, timesteps: int, n: int, gathers: bool, uniform: bool) -> MultiThresholdLIF:

@@ -30,8 +30,8 @@ class OrderNeurons:
     """Puts neuron orders[name][i] of each population named at place i.
 
     W'[i, j] = W[order_target[i], order_source[j]] for the synapses into and out of it (lateral ones on both sides), so
-    too its bias and its thresholds by channel. Convolutions of several groups (one to one) become sparse. What every
-    neuron computes is unchanged, but for the order in which float64 adds up.
+    too its bias, its thresholds and all else that is given by channel. Convolutions of several groups (one to one)
+    become sparse. What every neuron computes is unchanged, but for the order in which float64 adds up.
 
     Needs: nothing left but input, synapses, neurons, readout; no members yet (`lower_neurons` makes them in order).
     Raises InternalError: an order that is none, or of a population whose order matters (`is_free`).
@@ -53,9 +53,7 @@ class OrderNeurons:
         """The node in its new order; None where it stays as it is."""
         if isinstance(node, MultiThresholdLIF):
             order = self.orders.get(node.name)
-            if order is None or node.thresholds.ndim == 1:
-                return None
-            return replace(node, thresholds=node.thresholds[:, order], subtract=node.subtract[:, order])
+            return None if order is None else _neurons_in(order, node)
         if not isinstance(node, SYNAPSES):
             return None
         (target,) = (user.name for user in network.users(node.name))
@@ -71,6 +69,14 @@ class OrderNeurons:
             return replace(node, weight=weight, bias=bias, row=row, column=column)
         weight = node.weight if rows is None else node.weight[rows]
         return replace(node, bias=bias, weight=weight if columns is None else weight[:, columns])
+
+
+def _neurons_in(order: IndexArray, node: MultiThresholdLIF) -> MultiThresholdLIF:
+    """The population with the parameters that it has for each neuron in another order."""
+    changed = {name: getattr(node, name)[order] for name in node.by_channel}
+    if node.thresholds.ndim == 2:
+        changed |= {"thresholds": node.thresholds[:, order], "subtract": node.subtract[:, order]}
+    return replace(node, **changed)
 
 
 def is_free(network: Network, node: Node) -> bool:
@@ -89,7 +95,9 @@ def listed(node: Conv2d) -> Sparse:
     outputs, fan_in = node.weight.shape[:2]
     row = np.repeat(np.arange(outputs), fan_in)
     column = row // (outputs // node.groups) * fan_in + np.tile(np.arange(fan_in), outputs)
-    return Sparse(node.name, node.inputs, node.weight.ravel(), node.bias, row, column, delay_steps=node.delay_steps)
+    return Sparse(
+        node.name, node.inputs, node.weight.ravel(), node.bias, row, column, delay_steps=node.delay_steps, lag=node.lag
+    )
 
 
 def _reordered(

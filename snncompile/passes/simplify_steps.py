@@ -39,7 +39,7 @@ class SimplifySteps:
         mixing, gain = neuron.mixing, 1.0
         if network.timesteps == 1:
             gain = 1.0 if mixing is None else float(mixing[0, 0])
-            return replace(neuron, mixing=None, leak=1.0, v0=neuron.leak * neuron.v0), gain
+            return replace(neuron, mixing=None, leak=1.0, v0=np.multiply(neuron.leak, neuron.v0)), gain
         if mixing is None:
             return neuron, gain
         if network.input.coding == "direct" and all(s.inputs[0] == network.input.name for s in synapses):

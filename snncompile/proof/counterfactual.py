@@ -21,6 +21,7 @@ INPUT = "input coding"
 WEIGHTS = "rounding of weights"
 BIAS = "rounding of the bias"
 THRESHOLD = "rounding of the threshold"
+ADAPTATION = "rounding of the adaptation"
 START = "rounding of v0"
 LEAK = "leak rounded to 12 bits"
 TRUNCATION = "decay truncation (toward zero)"
@@ -106,11 +107,12 @@ class Exactly:
             CLIPPING: any(self._cut(s).any() for s in self.program.network.inputs_of(self.population)),
             INPUT: self._by_host or self._coded is not None,
             BIAS: not self._by_host,
-            LEAK: node.leak != self.recipe.leak,
-            TRUNCATION: node.leak != 1,
+            LEAK: any((self._leaks[name] != getattr(self.recipe, name)).any() for name in self._leaks),
+            TRUNCATION: any((leak != 1).any() for leak in self._leaks.values()),
             MIXING: node.mixing is not None,
+            ADAPTATION: node.adapt_leak is not None,
         }
-        order = (FIRE, CLIPPING, INPUT, WEIGHTS, BIAS, THRESHOLD, START, LEAK, TRUNCATION, MIXING)
+        order = (FIRE, CLIPPING, INPUT, WEIGHTS, BIAS, THRESHOLD, ADAPTATION, START, LEAK, TRUNCATION, MIXING)
         return [name for name in order if given.get(name, True)]
 
     def with_exact(self, changes: Collection[str]) -> Recipe:
@@ -126,12 +128,25 @@ class Exactly:
         if THRESHOLD in changes:
             found["thresholds"] = _by_channel(node.thresholds, unit) / unit
             found["subtract"] = _by_channel(node.subtract, unit) / unit
-        found |= {"bias": self._bias() / unit} if BIAS in changes else {}
-        found |= {"start": node.v0 / unit} if START in changes else {}
-        found |= {"leak": node.leak} if LEAK in changes else {}
+        found |= {"bias": self._bias() / unit} | self._given("drive") if BIAS in changes else {}
+        found |= {"start": node.v0 / unit} | self._given("floor") if START in changes else {}
+        found |= self._given("adapt_step", "adapt_start") if ADAPTATION in changes else {}
+        found |= self._leaks if LEAK in changes else {}
         found |= {"rounding": "none"} if TRUNCATION in changes else {}
         found |= {"mixing": node.mixing, "mixing_floor": False} if MIXING in changes else {}
         return replace(self.recipe, **found)
+
+    @cached_property
+    def _leaks(self) -> dict[str, Array]:
+        """The leaks of the states that there are, by channel."""
+        given = {name: getattr(self.node, name) for name in ("leak", "current_leak", "adapt_leak")}
+        like = np.zeros(self.unit.shape)
+        return {name: like + leak for name, leak in given.items() if leak is not None}
+
+    def _given(self, *names: str) -> dict[str, Array]:
+        """Constants as trained, in units of the state; none that the recipe does not have."""
+        there = (name for name in names if getattr(self.recipe, name) is not None)
+        return {name: np.asarray(getattr(self.node, name)) / self.unit for name in there}
 
     def _exchanged(self, at: tuple[int, ...]) -> bool:
         """Whether the state lies on a threshold, compared by the other rule and not moved by one for that."""

@@ -104,10 +104,11 @@ class Suspect:
         recipe, population = self.recipe, self.population
         if population.spiking:
             yield self._fire_rule()
-        if 0 != population.decay != DECAY_ONE:
+        if population.rounds and (population.decay != DECAY_ONE).any():
             yield "wrong decay rounding (down, must be toward zero)", {"rounding": "down"}
             yield "wrong decay rounding (to nearest, must be toward zero)", {"rounding": "nearest"}
-            yield "no leak", {"leak": 1.0}
+            if population.decay.any():
+                yield "no leak", {"leak": np.ones_like(recipe.leak)}
         if recipe.reset != "none":
             yield "missing reset after a spike", {"reset": "none"}
             other = "hard" if recipe.reset == "soft" else "soft"
@@ -143,6 +144,13 @@ class Suspect:
             yield "missing lateral synapses", {"lateral": None}
         if recipe.mixing is not None:
             yield "missing mixing of steps", {"mixing": None}
+        if recipe.current_leak is not None:
+            yield "missing synaptic current", {"current_leak": None}
+        if recipe.adapt_leak is not None:
+            yield "missing adaptation of the threshold", dict.fromkeys(("adapt_leak", "adapt_step", "adapt_start"))
+        for name, what in (("drive", "constant drive"), ("floor", "lower bound of the state")):
+            if getattr(recipe, name) is not None:
+                yield f"missing {what}", {name: None}
         late = np.concatenate([np.zeros_like(recipe.arriving[:1]), recipe.arriving[:-1]])
         yield "inputs arrive one step late", {"arriving": late}
         early = np.concatenate([recipe.arriving[1:], np.zeros_like(recipe.arriving[:1])])

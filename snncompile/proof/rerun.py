@@ -4,7 +4,7 @@ A recipe holds all that a population's spikes depend on, in units of its integer
 are exact in it, and so are trained values next to them. Unchanged, a recipe computes what `reference.run_integer` does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from snncompile.network import Array, Conv2d, Fire, Linear, Reset, Sparse, Synap
 from snncompile.quant_network import DECAY_ONE, MIX_SHIFT, IntArray, Population, QuantNetwork, QuantSynapses
 
 Rounding = Literal["toward zero", "down", "nearest", "none"]
-Lateral = Callable[[Array], Array]
+Lateral = Callable[[Sequence[Array], Array], Array]
+"""The current that what was sent in the steps so far brings; and what silence is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +25,16 @@ class Recipe:
     """What one population's run depends on; N samples, T steps of the chip.
 
         I[t] = arriving[t] + bias               mixing: floor(sum_j mixing[t, j] * (arriving[j] + bias))
-        u[t] = rounding(leak * v[t-1]) + I[t] + lateral(y[t-1])    v[0] = start; leak in a time step's first micro-step
-        k[t] = number of j with u[t] >= thresholds[j]             (fire "gt": >), 0 from micro-step open_steps on
-        v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none")
+        i[t] = rounding(current_leak * i[t-1]) + I[t] + lateral of what was sent before
+        h[t] = rounding(adapt_leak * h[t-1]) + adapt_step * k[t-1]
+        u[t] = rounding(leak * v[t-1]) + i[t] + drive             v[0] = start; leak in a time step's first micro-step
+        k[t] = number of j with u[t] >= thresholds[j] + h[t]      (fire "gt": >), 0 from micro-step open_steps on
+        v[t] = u[t] - subtract[k-1] ("soft") | 0 where k > 0 ("hard") | u[t] ("none"), no less than floor
 
-    arriving (T, N, *shape); bias (channels,); thresholds, subtract (levels, channels); payload (levels,); start
-    (channels,) or (N, *shape). sums: it sends u, and v = 0. state_bits: u and v are clamped to this signed width; with
-    wraps they wrap around.
+    and so on as in `quant_network`. arriving (T, N, *shape); leaks, bias, drive, floor and adapt_* (channels,), None
+    for those that are not there; thresholds, subtract (levels, channels); payload (levels,); start (channels,) or
+    (N, *shape). sums: it sends u, and v = 0. state_bits: u and v are clamped to this signed width; with wraps they wrap
+    around.
     """
 
     arriving: Array
@@ -39,7 +43,7 @@ class Recipe:
     thresholds: Array
     subtract: Array
     payload: Array
-    leak: float
+    leak: Array
     rounding: Rounding
     fire: Fire
     reset: Reset
@@ -51,6 +55,13 @@ class Recipe:
     state_bits: int | None = None
     wraps: bool = False
     sums: bool = False
+    current_leak: Array | None = None
+    drive: Array | None = None
+    floor: Array | None = None
+    adapt_leak: Array | None = None
+    adapt_step: Array | None = None
+    adapt_start: Array | None = None
+    adapt_resets: bool = False
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         return replace(self, **changes)
@@ -71,28 +82,57 @@ def run(recipe: Recipe) -> Steps:
     if recipe.mixing is not None:
         currents = np.tensordot(recipe.mixing, currents, 1)
         currents = np.floor(currents) if recipe.mixing_floor else currents
-    v = recipe.start if recipe.start.ndim == currents.ndim - 1 else per_channel(recipe.start, currents[0])
-    v, y = np.zeros(currents.shape[1:]) + v, np.zeros(currents.shape[1:])
+    start = recipe.start if recipe.start.ndim == currents.ndim - 1 else per_channel(recipe.start, currents[0])
+    state, silence = _Moving(recipe, currents[0], start), np.zeros(currents.shape[1:])
     table = np.concatenate([[0.0], recipe.payload])
     us, ks = [], []
+    sent: list[Array] = []
     for t, current in enumerate(currents):
-        micro = t % recipe.microsteps
-        u = (rounded(recipe.leak * v, recipe.rounding) if micro == 0 else v) + current
-        if recipe.lateral is not None and t > 0:
-            u = u + recipe.lateral(y)
-        u = _fitted(u, recipe)
-        k = np.zeros(u.shape, np.int64)
-        if recipe.open_steps is None or micro < recipe.open_steps:
-            reached = np.greater_equal if recipe.fire == "ge" else np.greater
-            for threshold in recipe.thresholds:
-                k += reached(u, per_channel(threshold, u))
+        arriving = current if recipe.lateral is None else current + recipe.lateral(sent, silence)
+        u = _fitted(state.membrane(arriving, decays=t % recipe.microsteps == 0), recipe)
         if recipe.sums:
-            v, k = np.zeros(u.shape), u.astype(np.int64)
+            k = u.astype(np.int64)
         else:
-            v, y = _fitted(_after_reset(u, k, recipe), recipe), table[k]
+            k = state.fire(u, recipe.open_steps is None or t % recipe.microsteps < recipe.open_steps)
+            sent.append(table[k])
         us.append(u)
         ks.append(k)
-    return Steps(np.stack(us), np.stack(ks), v)
+    return Steps(np.stack(us), np.stack(ks), state.v)
+
+
+class _Moving:
+    """The states of a recipe between two steps, (N, *shape) each."""
+
+    def __init__(self, recipe: Recipe, like: Array, start: Array) -> None:
+        self.recipe, silence = recipe, np.zeros(like.shape)
+        given = (recipe.leak, recipe.current_leak, recipe.drive, recipe.floor)
+        self.leak, self.current_leak, self.drive, self.floor = (self._each(values, like) for values in given)
+        adaptation = (recipe.adapt_leak, recipe.adapt_step, recipe.adapt_start)
+        self.adapt_leak, self.adapt_step, self.h = (self._each(values, like) for values in adaptation)
+        self.v, self.i, self.k = silence + (0 if recipe.sums else start), silence, np.zeros(like.shape, np.int64)
+
+    @staticmethod
+    def _each(values: Array | None, like: Array) -> Array:
+        return np.zeros(1) if values is None else per_channel(values, like)
+
+    def membrane(self, arriving: Array, decays: bool) -> Array:
+        """u before firing on the input I, lateral currents in it."""
+        recipe = self.recipe
+        self.i = rounded(self.current_leak * self.i, recipe.rounding) + arriving
+        u = (rounded(self.leak * self.v, recipe.rounding) if decays else self.v) + self.i + self.drive
+        self.h = rounded(self.adapt_leak * self.h, recipe.rounding) + self.adapt_step * self.k
+        return u - np.where(self.k > 0, self.h, 0.0) if recipe.adapt_resets else u
+
+    def fire(self, u: Array, is_open: bool) -> IntArray:
+        """Levels k of u, after which the state is reset."""
+        recipe, k = self.recipe, np.zeros(u.shape, np.int64)
+        reached = np.greater_equal if recipe.fire == "ge" else np.greater
+        for threshold in recipe.thresholds if is_open else ():
+            k += reached(u, per_channel(threshold, u) + self.h)
+        after = _after_reset(u, k, recipe)
+        self.v = _fitted(after if recipe.floor is None else np.maximum(after, self.floor), recipe)
+        self.k = k
+        return k
 
 
 def rounded(v: Array, rounding: Rounding) -> Array:
@@ -142,7 +182,7 @@ def integer_recipe(network: QuantNetwork, population: Population, sent: Mapping[
         subtract=population.subtract.astype(np.float64),
         payload=population.payload.astype(np.float64),
         leak=(DECAY_ONE - population.decay) / DECAY_ONE,
-        rounding="toward zero" if population.decay else "none",  # no decay leaves integers alone, and fractions too
+        rounding="toward zero" if population.rounds else "none",  # no decay leaves integers alone, and fractions too
         fire=population.fire,
         reset=population.reset,
         mixing=None if population.mixing is None else population.mixing / float(1 << MIX_SHIFT),
@@ -151,7 +191,22 @@ def integer_recipe(network: QuantNetwork, population: Population, sent: Mapping[
         open_steps=population.open_steps,
         lateral=lateral_of(own),
         sums=population.sums,
+        current_leak=_kept(population.current_decay),
+        drive=_floats(population.drive),
+        floor=_floats(population.floor),
+        adapt_leak=_kept(population.adapt_decay),
+        adapt_step=_floats(population.adapt_step),
+        adapt_start=_floats(population.adapt_start),
+        adapt_resets=population.adapt_resets,
     )
+
+
+def _floats(values: IntArray | None) -> Array | None:
+    return None if values is None else values.astype(np.float64)
+
+
+def _kept(decay: IntArray | None) -> Array | None:
+    return None if decay is None else (DECAY_ONE - decay) / DECAY_ONE
 
 
 def as_node(network: QuantNetwork, synapses: QuantSynapses) -> Synapses:
@@ -200,9 +255,18 @@ def arriving(synapses: list[Synapses], sent: Mapping[str, NDArray[np.generic]]) 
 def lateral_of(synapses: list[Synapses]) -> Lateral | None:
     if not synapses:
         return None
-    return lambda y: np.sum([reference.stateless(node, y) for node in synapses], axis=0)
+
+    def current(sent: Sequence[Array], silence: Array) -> Array:
+        total: Array = np.zeros(silence.shape)
+        for node in synapses:
+            if len(sent) > node.lag:
+                total = total + reference.stateless(node, sent[-1 - node.lag])
+        return total
+
+    return current
 
 
 def _over_steps(node: Synapses, x: Array) -> Array:
+    x = reference.lagged(x, node.lag)
     flat = reference.stateless(node, x.reshape(-1, *x.shape[2:]))
     return flat.reshape(*x.shape[:2], *flat.shape[1:])

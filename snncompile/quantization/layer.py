@@ -67,9 +67,10 @@ class Layer:
 
     @property
     def largest_constant(self) -> float:
-        """Largest of |v0|, thresholds and what is subtracted."""
-        constants = (self.node.v0, *self.node.thresholds.ravel(), *self.node.subtract.ravel())
-        return float(np.abs(constants).max())
+        """Largest of |v0|, thresholds, what is subtracted, and what else is compared with or added to the state."""
+        node = self.node
+        given = (node.v0, node.thresholds, node.subtract, node.drive, node.floor, node.adapt_step, node.adapt_start)
+        return max(float(np.abs(values).max(initial=0)) for values in given if values is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +193,7 @@ def integer_synapses(node: Synapses, weight: IntArray, weight_bits: int, exponen
         pool=node.pool,
         members=node.members,
         delay_steps=node.delay_steps or 1,
+        lag=node.lag,
         **geometry,
     )
 
@@ -213,6 +215,13 @@ def host_layer(layer: Layer, network: Network, payload_max: int, state_bits: int
     all synapses is part of the current. What other populations send to the layer stays on the chip.
     """
     of_host = [s for s in layer.synapses if s.inputs[0] == network.input.name]
+    for synapses in of_host:
+        if synapses.lag:
+            raise CompileError(
+                synapses.name,
+                f"delays the input by {synapses.lag} steps",
+                "the host writes a constant current where spikes are binary; use --input-coding rate",
+            )
     low = high = layer.bias
     for synapses in of_host:
         weight = synapses.weight * (synapses.pool[0] * synapses.pool[1])

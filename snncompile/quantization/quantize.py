@@ -1,6 +1,7 @@
 """From the folded float network to integers: per-channel weights, thresholds, biases and proven state widths."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,9 @@ def quantize(
             _as_neuron(node), incoming, [units.get(n.inputs[0], 1.0) for n in incoming], network.shapes[node.name]
         )
         before = replace(head, populations=tuple(populations))
+        if layer.bias.any() and layer.node.current_leak is not None and not numerics.current_bias:
+            hint = "train without bias (and without batch norm), or use a target that can, e.g. loihi2-sim"
+            raise CompileError(node.name, "its bias acts through a synaptic current; the chip adds it after", hint)
         if head.input_kind == "currents" and any(s.inputs[0] == network.input.name for s in incoming):
             if encoder is not None:
                 raise CompileError(
@@ -182,14 +186,33 @@ def _check_neuron(node: MultiThresholdLIF, numerics: Numerics) -> None:
         raise CompileError(node.name, f"sends payloads up to {node.payload.max():g}", "the chip's spikes are binary")
     if node.reset not in numerics.resets:
         raise CompileError(node.name, f"has a {node.reset} reset", f"the chip has: {', '.join(numerics.resets)}")
-    if round((1 - node.leak) * DECAY_ONE) == DECAY_ONE:
-        raise CompileError(node.name, f"leak {node.leak:g} rounds to 0 in {numerics.decay_bits} bits")
-    if node.leak > 1 and not numerics.leak_above_one:
+    leak = np.atleast_1d(node.leak)
+    if (_decay(leak) == DECAY_ONE).any():
+        raise CompileError(node.name, f"leak {leak.min():g} rounds to 0 in {numerics.decay_bits} bits")
+    if leak.max() > 1 and not numerics.leak_above_one:
         raise CompileError(
-            node.name, f"leak is {node.leak:g}", "the chip's neurons have no leak above 1; train with learn_leak=False"
+            node.name, f"leak is {leak.max():g}", "the chip's neurons have no leak above 1; train with learn_leak=False"
         )
+    _check_dynamics(node, numerics)
     if node.mixing is not None and not numerics.step_mixing:
         raise CompileError(node.name, "mixes the steps of its input (T-GIM)", "the chip's neurons cannot store them")
+
+
+def _check_dynamics(node: MultiThresholdLIF, numerics: Numerics) -> None:
+    """What a neuron has beyond a leaky membrane, against what the chip's neurons have."""
+    wanted = {
+        "a synaptic current": (node.current_leak is not None, numerics.synaptic_current),
+        "an adaptive threshold": (node.adapt_leak is not None, numerics.adaptive_threshold),
+        "a lower bound of its state": (node.floor is not None, numerics.state_floor),
+    }
+    for what, (has, can) in wanted.items():
+        if has and not can:
+            raise CompileError(node.name, f"has {what}", "the chip's neurons do not; loihi2-sim's do")
+    leaks = np.broadcast_arrays(node.leak, 0 if node.current_leak is None else node.current_leak)
+    pairs = np.unique(np.stack([_decay(np.atleast_1d(leak)) for leak in leaks]), axis=1).shape[1]
+    if numerics.decays_max is not None and pairs > numerics.decays_max:
+        problem = f"has {pairs} different pairs of leaks"
+        raise CompileError(node.name, problem, f"a core of the chip has {numerics.decays_max}; loihi2-sim any number")
 
 
 def _quantize_layer(
@@ -258,7 +281,8 @@ def _holds(synapses: list[QuantSynapses], population: Population, numerics: Nume
         return False
     if numerics.exponent_max is not None and max(s.exponent for s in synapses) > numerics.exponent_max:
         return False
-    return _bias_exponent(population.bias, numerics) is not None
+    added = [population.bias] if population.drive is None else [population.bias, population.drive]
+    return all(_bias_exponent(values, numerics) is not None for values in added)
 
 
 def _bias_exponent(bias: IntArray, numerics: Numerics) -> int | None:
@@ -300,20 +324,19 @@ def _population(
     node = layer.node
     if node.depth is None:
         raise CompileError(node.name, "has no depth", "align the delays first")
-    bias = _rint(exact_bias / unit)
-    bias_unit = 2 ** (_bias_exponent(bias, numerics) or 0)
-    bias = _rint(bias / bias_unit) * bias_unit
+    into_current = node.current_leak is not None and not numerics.current_bias
+    bias = np.zeros(len(unit), np.int64) if into_current else _held(exact_bias / unit, numerics)
     fire, thresholds, subtract = _comparison(layer, synapses, unit, bias, numerics)
     return Population(
         name=node.name,
         shape=layer.shape,
         synapses=tuple(s.name for s in layer.synapses),
         bias=bias,
-        v0=_rint(node.v0 / unit),
+        v0=_rint(_each(node.v0, unit) / unit),
         thresholds=thresholds,
         payload=_rint(node.payload),
         subtract=subtract,
-        decay=round((1 - node.leak) * DECAY_ONE),
+        decay=_decay(_each(node.leak, unit)),
         reset=node.reset,
         fire=fire,
         depth=node.depth,
@@ -322,7 +345,36 @@ def _population(
         mixing=None if node.mixing is None else _rint(node.mixing * 2**MIX_SHIFT),
         members=node.members,
         open_steps=node.open_steps,
+        current_decay=None if node.current_leak is None else _decay(_each(node.current_leak, unit)),
+        drive=None if node.drive is None else _held(node.drive / unit, numerics),
+        floor=None if node.floor is None else _rint(_each(node.floor, unit) / unit),
+        **_adaptation(node, unit),
     )
+
+
+def _held(values: Array, numerics: Numerics) -> IntArray:
+    """Constants that the chip adds in every step, rounded to what its mantissa and exponent hold."""
+    rounded = _rint(values)
+    step = 2 ** (_bias_exponent(rounded, numerics) or 0)
+    return _rint(rounded / step) * step
+
+
+def _adaptation(node: MultiThresholdLIF, unit: Array) -> dict[str, Any]:
+    if node.adapt_leak is None:
+        return {}
+    step, start = (_rint(_each(values, unit) / unit) for values in (node.adapt_step, node.adapt_start))
+    decay = _decay(_each(node.adapt_leak, unit))
+    return {"adapt_decay": decay, "adapt_step": step, "adapt_start": start, "adapt_resets": node.adapt_resets}
+
+
+def _decay(leak: Array) -> IntArray:
+    """(channels,) decays in units of 1/4096."""
+    return _rint((1 - leak) * DECAY_ONE)
+
+
+def _each(values: float | Array, unit: Array) -> Array:
+    """One number, or one a channel, as (channels,)."""
+    return np.broadcast_to(np.asarray(values, np.float64), unit.shape)
 
 
 def _comparison(
@@ -340,7 +392,9 @@ def _comparison(
     if node.fire in numerics.fire:
         thetas, fire = _rint(thetas / grid) * grid, node.fire
     else:
-        on_grid = node.leak == 1 and not (bias % grid).any() and not (_rint(node.v0 / unit) % grid).any()
+        start = _rint(_each(node.v0, unit) / unit)
+        on_grid = np.all(np.asarray(node.leak) == 1) and not node.beyond_lif and node.drive is None
+        on_grid = on_grid and not (bias % grid).any() and not (start % grid).any()
         on_grid = on_grid and all(s.exponent >= numerics.threshold_shift for s in synapses)
         thetas, fire = ((thetas - 1) // grid if on_grid else _rint((thetas - 1) / grid)) * grid, "gt"
     thetas = np.maximum(thetas, grid)

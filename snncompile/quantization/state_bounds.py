@@ -15,6 +15,9 @@ from snncompile.quant_network import (
     pooled_shape,
 )
 
+Ends = tuple[IntArray, IntArray]
+"""Least and largest value of every channel (channels,)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
@@ -39,9 +42,10 @@ def signed_bits(low: IntArray, high: IntArray) -> int:
     return 1 + max(int(high.max()).bit_length(), int(-1 - low.min()).bit_length() if low.min() < 0 else 0)
 
 
-def decay(v: IntArray, rate: int) -> IntArray:
+def decay(v: IntArray, rate: int | IntArray) -> IntArray:
     """sign(v) * ((|v| * (4096 - rate)) >> 12): toward zero, as Loihi."""
-    return np.sign(v) * ((np.abs(v) * (DECAY_ONE - rate)) >> 12)
+    keep: IntArray = np.asarray(DECAY_ONE - rate, np.int64)
+    return np.sign(v) * ((np.abs(v) * keep) >> 12)
 
 
 def input_interval(synapses: QuantSynapses, payload_max: int, signed: bool = False) -> tuple[IntArray, IntArray]:
@@ -84,8 +88,9 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     """Bounds that hold for every input and all T steps of a sample, per channel, for the actual integers.
 
     Sums are passed on with the interval of each channel in each step, so that adding up in parts costs no bit.
-    u lies in [decay(v_low) + a_low + bias, decay(v_high) + a_high + bias]; a soft reset at level j takes u in
-    [threshold_j, threshold_{j+1}) to u - subtract_j, so v_high is the largest such end. Interval arithmetic; no float.
+    u lies in [decay(v_low) + i_low + drive, decay(v_high) + i_high + drive], less the adaptation; a soft reset at level
+    j takes u in [threshold_j, threshold_{j+1}) to u - subtract_j, so v_high is the largest such end. The state is all
+    that is kept: u, v, the synaptic current, stored input, adapted thresholds. Interval arithmetic; no float.
     """
     arriving = [_arriving(network, population, t) for t in range(network.timesteps)]
     if population.sums:
@@ -93,40 +98,69 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
         high = np.max([high for _, high in arriving], axis=0)
         return Bounds(low, high, low, high)
     biased = [(low + population.bias, high + population.bias) for low, high in arriving]
-    lateral = _lateral(network, population)
-    v_low, v_high = population.v0, population.v0
-    state_low, state_high = v_low, v_high
+    seen = _Seen(population.v0)
     if population.mixing is not None:  # the stored inputs are states, too
-        state_low = np.min([v_low, *(low for low, _ in biased)], axis=0)
-        state_high = np.max([v_high, *(high for _, high in biased)], axis=0)
+        for ends in biased:
+            seen.add(*ends)
+    zero = np.zeros_like(population.bias)
+    v = (population.v0, population.v0)
+    i = (zero, zero)
+    h = (zero, zero) if population.adapt_start is None else (population.adapt_start, population.adapt_start)
+    laterals = (zero, zero)
     for t in range(network.timesteps):
         micro = t % network.microsteps
-        current_low, current_high = _mixed(population, biased, t)
-        if t > 0:
-            current_low, current_high = current_low + lateral[0], current_high + lateral[1]
-        rate = population.decay if micro == 0 else 0
-        u_low, u_high = decay(v_low, rate) + current_low, decay(v_high, rate) + current_high
-        state_low, state_high = np.minimum(state_low, u_low), np.maximum(state_high, u_high)
+        laterals = _lateral(network, population, t)
+        current = _plus(_mixed(population, biased, t), laterals)
+        rate = 0 if population.current_decay is None else population.current_decay
+        i = current if population.current_decay is None else _plus(_decayed(i, rate), current)
+        u = _plus(_decayed(v, population.decay if micro == 0 else 0), i)
+        u = u if population.drive is None else _plus(u, (population.drive, population.drive))
+        if population.adapt_decay is not None and population.adapt_step is not None:
+            most = population.adapt_step * (len(population.thresholds) if t > 0 else 0)
+            h = _plus(_decayed(h, population.adapt_decay), (zero, most))
+            u = (u[0] - h[1], u[1]) if population.adapt_resets and t > 0 else u
+            seen.add(h[0], h[1] + population.thresholds.max(axis=0, initial=0))
         reset: Reset = population.reset if population.is_open(micro) else "none"
-        v_low, v_high = _after_reset(population, u_low, u_high, reset)
-        state_low, state_high = np.minimum(state_low, v_low), np.maximum(state_high, v_high)
-    low = np.min([bounds[0] for bounds in arriving], axis=0) + np.minimum(lateral[0], 0)
-    high = np.max([bounds[1] for bounds in arriving], axis=0) + np.maximum(lateral[1], 0)
-    return Bounds(low, high, state_low, state_high)
+        v = _after_reset(population, u, h, reset)
+        if population.floor is not None:
+            v = (np.maximum(v[0], population.floor), np.maximum(v[1], population.floor))
+        for ends in (i, u, v):
+            seen.add(*ends)
+    low = np.min([bounds[0] for bounds in arriving], axis=0) + np.minimum(laterals[0], 0)
+    high = np.max([bounds[1] for bounds in arriving], axis=0) + np.maximum(laterals[1], 0)
+    return Bounds(low, high, seen.low, seen.high)
 
 
-def _arriving(network: QuantNetwork, population: Population, step: int) -> tuple[IntArray, IntArray]:
+class _Seen:
+    """Least and largest value of every state so far (channels,)."""
+
+    def __init__(self, start: IntArray) -> None:
+        self.low = self.high = start
+
+    def add(self, low: IntArray, high: IntArray) -> None:
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+
+
+def _plus(one: Ends, other: Ends) -> Ends:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _decayed(ends: Ends, rate: int | IntArray) -> Ends:
+    return decay(ends[0], rate), decay(ends[1], rate)
+
+
+def _arriving(network: QuantNetwork, population: Population, step: int) -> Ends:
     """The interval of a[step], lateral synapses apart; a source that cannot send in this micro-step gives 0."""
     low = high = np.zeros_like(population.bias)
-    micro = step % network.microsteps
     for synapses in network.inputs_of(population):
-        is_input = synapses.source == network.input_name
-        if synapses.source == population.name:
+        is_input, sent = synapses.source == network.input_name, step - synapses.lag
+        if synapses.source == population.name or sent < 0:
             continue
+        micro = sent % network.microsteps
         if not (micro == 0 if is_input else network.populations_by_name[synapses.source].is_open(micro)):
             continue
         if not is_input and (source := network.populations_by_name[synapses.source]).sums:
-            added = interval_of_sums(network, synapses, *_arriving(network, source, step))
+            added = interval_of_sums(network, synapses, *_arriving(network, source, sent))
             low, high = low + added[0], high + added[1]
             continue
         signed = is_input and network.input_kind == "currents"
@@ -135,17 +169,17 @@ def _arriving(network: QuantNetwork, population: Population, step: int) -> tuple
     return low, high
 
 
-def _lateral(network: QuantNetwork, population: Population) -> tuple[IntArray, IntArray]:
-    """The interval of what a population sends itself, from the second step of a sample on."""
+def _lateral(network: QuantNetwork, population: Population, step: int) -> Ends:
+    """The interval of what a population sends itself."""
     low = high = np.zeros_like(population.bias)
     for synapses in network.inputs_of(population):
-        if synapses.source == population.name:
+        if synapses.source == population.name and step > synapses.lag:
             added = input_interval(synapses, population.payload_max)
             low, high = low + added[0], high + added[1]
     return low, high
 
 
-def _mixed(population: Population, biased: list[tuple[IntArray, IntArray]], step: int) -> tuple[IntArray, IntArray]:
+def _mixed(population: Population, biased: list[Ends], step: int) -> Ends:
     """The interval of I[step] from those of a + bias in every step."""
     if population.mixing is None:
         return biased[step]
@@ -156,16 +190,18 @@ def _mixed(population: Population, biased: list[tuple[IntArray, IntArray]], step
     return low >> MIX_SHIFT, high >> MIX_SHIFT
 
 
-def _after_reset(population: Population, u_low: IntArray, u_high: IntArray, reset: Reset) -> tuple[IntArray, IntArray]:
-    """The interval of v once u in [u_low, u_high] has fired; an interval a level cannot reach is left out."""
+def _after_reset(population: Population, u: Ends, adapted: Ends, reset: Reset) -> Ends:
+    """The interval of v once u has fired at thresholds + `adapted`; an interval a level cannot reach is left out."""
     if reset == "none" or not population.spiking:
-        return u_low, u_high
+        return u
+    u_low, u_high = u
     strict = int(population.fire == "gt")
-    first = population.thresholds + strict
-    last = np.vstack([first[1:] - 1, np.full_like(u_high, np.iinfo(np.int64).max)])
+    first = population.thresholds + strict + adapted[0]
+    latest = population.thresholds + strict + adapted[1]
+    last = np.vstack([latest[1:] - 1, np.full_like(u_high, np.iinfo(np.int64).max)])
     subtract = population.subtract if reset == "soft" else None
-    v_low, v_high = u_low.copy(), np.minimum(u_high, first[0] - 1)
-    silent = u_low < first[0]
+    v_low, v_high = u_low.copy(), np.minimum(u_high, latest[0] - 1)
+    silent = u_low < latest[0]
     v_low = np.where(silent, v_low, np.iinfo(np.int64).max)
     v_high = np.where(silent, v_high, np.iinfo(np.int64).min)
     for j in range(len(first)):

@@ -25,8 +25,7 @@ def verify_integers(network: QuantNetwork) -> None:
         for name in ("bias", "v0"):
             if getattr(population, name).shape != (channels,):
                 raise InternalError(f"{population.name}: {name} has shape {getattr(population, name).shape}")
-        if abs(population.decay) > DECAY_ONE:
-            raise InternalError(f"{population.name}: decay {population.decay} is beyond {DECAY_ONE}")
+        _verify_dynamics(population, network.microsteps)
         if population.sums:
             _verify_sums(network, population)
         if (np.diff(population.thresholds, axis=0) <= 0).any() or (population.thresholds <= 0).any():
@@ -40,6 +39,25 @@ def verify_integers(network: QuantNetwork) -> None:
             )
 
 
+def _verify_dynamics(population: Population, microsteps: int) -> None:
+    """Decays in range, arrays of a value a channel, the parts of an adaptation together, no micro-steps with them."""
+    adaptation = (population.adapt_decay, population.adapt_step, population.adapt_start)
+    constants = (population.decay, population.current_decay, population.drive, population.floor, *adaptation)
+    for values in constants:
+        if values is not None and values.shape != population.shape[:1]:
+            raise InternalError(f"{population.name}: {values.shape} constants for {population.shape[0]} channels")
+    if np.abs(population.decay).max() > DECAY_ONE:
+        raise InternalError(f"{population.name}: decay {population.decay.max()} is beyond {DECAY_ONE}")
+    for rate in (population.current_decay, population.adapt_decay):
+        if rate is not None and (rate.min() < 0 or rate.max() > DECAY_ONE):
+            raise InternalError(f"{population.name}: a decay of {rate.min()}..{rate.max()} is not one")
+    if len({values is None for values in adaptation}) > 1 or (population.adapt_resets and adaptation[0] is None):
+        raise InternalError(f"{population.name}: an adaptation in part")
+    states = (population.current_decay, population.floor, population.adapt_decay)
+    if microsteps > 1 and any(values is not None for values in states):
+        raise InternalError(f"{population.name}: micro-steps, and a current, a floor or an adaptation")
+
+
 SUM_BITS_MAX = 32
 """Widest payload that the backends carry."""
 
@@ -48,7 +66,8 @@ def _verify_sums(network: QuantNetwork, population: Population) -> None:
     """A population that sends its sum has nothing else, is not the readout, and its payload has a type."""
     constants = (population.bias, population.v0, population.thresholds, population.payload, population.subtract)
     plain = population.mixing is None and population.open_steps is None and population.reset == "hard"
-    if any(values.any() for values in constants) or len(population.thresholds) or population.decay or not plain:
+    plain = plain and population.plain
+    if any(values.any() for values in constants) or len(population.thresholds) or population.decay.any() or not plain:
         raise InternalError(f"{population.name}: sends its sum, and has constants, thresholds, a decay or no reset")
     if population is network.readout or any(s.source == population.name for s in network.inputs_of(population)):
         raise InternalError(f"{population.name}: sends its sum to itself or to the host")
@@ -73,6 +92,8 @@ def _verify_synapses(synapses: QuantSynapses, source_depth: int | None, target: 
     if synapses.kind == "sparse":
         _verify_listed(synapses)
     arrives = target.depth + 1 if synapses.source == target.name else target.depth - target.waits
+    if synapses.lag < 0:
+        raise InternalError(f"{synapses.name}: lag {synapses.lag}")
     if synapses.delay_steps < 1 or source_depth + synapses.delay_steps != arrives:
         raise InternalError(f"{synapses.name}: delay {synapses.delay_steps} from depth {source_depth} to {arrives}")
     limit = 1 << (synapses.weight_bits - 1)

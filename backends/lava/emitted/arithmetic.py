@@ -51,11 +51,12 @@ class Synapses:
         integer: Any,
         row: np.ndarray | None = None,
         column: np.ndarray | None = None,
+        source_depth: int = 0,
     ) -> None:
-        weight = weight.astype(np.int64)
+        weight, self.source_depth = weight.astype(np.int64), source_depth
         self.image, self.pool, self.integer = (*source_shape, 1, 1)[:3], tuple(spec["pool"]), integer
         self.reads = slice(*(spec.get("reads") or (None,)))
-        self.delay_steps = spec["delay_steps"]
+        self.delay_steps, self.lag = spec["delay_steps"], spec.get("lag", 0)
         self.members = spec["members"]
         self.product: Callable[[np.ndarray], Any]
         if row is not None and column is not None:
@@ -216,7 +217,7 @@ class Neurons:
 
     def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         size = int(np.prod(spec["shape"]))
-        self.decay_rate, self.reset, self.open_steps = spec["decay"], spec["reset"], spec.get("open_steps")
+        self.decay_rate, self.reset, self.open_steps = int(arrays["decay"][0]), spec["reset"], spec.get("open_steps")
         self.sums = spec.get("sends") == "sum"
         self.reached = np.greater_equal if spec["fire"] == "ge" else np.greater
         self.dtype = self.state_type(spec, arrays)
@@ -232,7 +233,8 @@ class Neurons:
     @staticmethod
     def state_type(spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         """int32 where every state, |v| * (4096 - decay) and every constant fits, else int64."""
-        factor_bits = (DECAY_ONE - spec["decay"]).bit_length() if spec["decay"] else 0
+        decay = int(arrays["decay"].min())
+        factor_bits = (DECAY_ONE - decay).bit_length() if decay else 0
         bits = max(spec["input_bits"], spec["state_bits"] + factor_bits)
         largest = max(int(np.abs(array.astype(np.int64)).max(initial=0)) for array in arrays.values())
         return np.int32 if bits < 32 and largest < 1 << 30 else np.int64
@@ -244,6 +246,11 @@ class Neurons:
     def start(self, lanes: int) -> np.ndarray:
         """State v0 of every neuron (lanes, n)."""
         return np.tile(self.v0, (lanes, 1))
+
+    @staticmethod
+    def membrane(state: Any) -> np.ndarray:
+        """v of what `start` and `step` give."""
+        return state
 
     def decay(self, v: np.ndarray) -> Any:
         """Toward zero in 12-bit fixed point; a decay of 0 keeps v, one below 0 makes it grow."""

@@ -7,7 +7,8 @@ steps behind it. Samples follow each other every T steps without a gap: a popula
 step of each (interval T, offset d), and outside the stream, first and last steps, does nothing.
 
 A population that mixes steps needs later inputs of a sample in its first step: it stores what arrives from chip step
-d - waits on. What a population sends itself (lateral synapses) acts in its next step, but not in the next sample.
+d - waits on. What a population sends itself (lateral synapses) acts in its next step, but not in the next sample; nor
+does what synapses with a `lag` carry out of the last steps of one.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from arithmetic import Mixing, Neurons, Synapses
+from dynamics import STATES, GeneralNeurons
 
-FIELDS = ("bias", "v0", "thresholds", "subtract", "payload", "mixing")
-"""Arrays of a population; `mixing` only of those that mix steps."""
+FIELDS = ("bias", "v0", "thresholds", "subtract", "payload", "decay", "mixing", *STATES)
+"""Arrays of a population; `mixing` only of those that mix steps, `STATES` of those that have them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def parameters(network: dict[str, Any], arrays: dict[str, np.ndarray], spec: dic
             "spec": synapses,
             "weight": arrays[f"{synapses['name']}.weight"],
             "source_shape": tuple(senders[synapses["source"]]["shape"]),
+            "source_depth": senders[synapses["source"]].get("depth", 0),
             "payload_max": payload_max(senders[synapses["source"]], arrays),
             **{field: arrays[key] for field in ("row", "column") if (key := f"{synapses['name']}.{field}") in arrays},
         }
@@ -110,18 +113,24 @@ class Layer:
     ) -> None:
         self.depth, self.waits, self.stream = spec["depth"], spec["waits"], stream
         self.output, self.record = output, record
-        self.neurons = Neurons(spec, arrays)
+        general = any(name in arrays for name in STATES) or np.ptp(arrays["decay"]) > 0
+        self.neurons = GeneralNeurons(spec, arrays) if general else Neurons(spec, arrays)
         self.mixing = Mixing(spec, arrays, stream.lanes) if "mixing" in arrays else None
         self.synapses, self.laterals = (
             [Synapses(**connection, integer=self.neurons.dtype) for connection in connections]
             for connections in (inputs, laterals)
         )
-        self.v = self.fresh = self.neurons.start(stream.lanes)
-        self.silence = np.zeros(self.fresh.shape, np.int32)
-        self.due: list[Any] = [0] * max(synapses.delay_steps for synapses in self.synapses)
+        self.state = self.fresh = self.neurons.start(stream.lanes)
+        self.silence = np.zeros(self.v.shape, np.int32)
+        self.due: list[Any] = [0] * max(synapses.delay_steps + synapses.lag for synapses in self.synapses)
         """Ring of currents: entry c % len is due in chip step c."""
-        self.lateral: Any = 0
-        """Current of the lateral synapses that is due in the next step."""
+        self.own: list[Any] = [0] * (1 + max((synapses.lag for synapses in self.laterals), default=0))
+        """Ring of the currents of lateral synapses: entry c % len is due in chip step c."""
+
+    @property
+    def v(self) -> np.ndarray:
+        """The membranes now, (lanes, n)."""
+        return self.neurons.membrane(self.state)
 
     def fire(self, c: int) -> np.ndarray:
         """Makes chip step c; the payloads to send, (lanes, n) int32."""
@@ -134,10 +143,9 @@ class Layer:
         group, step = divmod(t, self.stream.timesteps)
         current = self.mixing.current(t) if self.mixing else arriving
         if step == 0:
-            self.v = self.fresh
-        else:
-            current = current + self.lateral
-        payloads, self.v = self.neurons.step(self.v, current, step % self.stream.microsteps)
+            self.state, self.own = self.fresh, [0] * len(self.own)
+        current, self.own[c % len(self.own)] = current + self.own[c % len(self.own)], 0
+        payloads, self.state = self.neurons.step(self.state, current, step % self.stream.microsteps)
         self._keep(group, step, payloads)
         return payloads
 
@@ -149,11 +157,15 @@ class Layer:
         elif self.output is not None and step == self.stream.timesteps - 1:
             self.output[group] = self.v
 
-    def send_itself(self, payloads: np.ndarray) -> None:
-        """Carries the payloads just fired over the lateral synapses."""
-        self.lateral = sum((synapses.current(payloads) for synapses in self.laterals), start=0)
+    def send_itself(self, c: int, payloads: np.ndarray) -> None:
+        """Carries the payloads fired in chip step c over the lateral synapses."""
+        for synapses in self.laterals:
+            when = (c + 1 + synapses.lag) % len(self.own)
+            self.own[when] = self.own[when] + synapses.current(payloads)
 
     def receive(self, c: int, i: int, payloads: np.ndarray) -> None:
         """What connection i brings in chip step c."""
-        when = (c + self.synapses[i].delay_steps) % len(self.due)
-        self.due[when] = self.due[when] + self.synapses[i].current(payloads)
+        synapses = self.synapses[i]
+        if (c - synapses.source_depth) % self.stream.timesteps + synapses.lag < self.stream.timesteps:
+            when = (c + synapses.delay_steps + synapses.lag) % len(self.due)
+            self.due[when] = self.due[when] + synapses.current(payloads)

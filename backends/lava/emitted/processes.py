@@ -104,7 +104,7 @@ class PopulationModel(WatchedModel):
         # Every process sends before it receives: two that wait for each other would never end.
         self.s_out.send(payloads)
         self.v = self.layer.v
-        self.layer.send_itself(payloads)
+        self.layer.send_itself(c, payloads)
         for i in range(len(self.layer.synapses)):
             self.layer.receive(c, i, getattr(self, f"s_in_{i}").recv())
 
