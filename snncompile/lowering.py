@@ -22,9 +22,6 @@ from snncompile.network import Array, MultiThresholdLIF, Network, Synapses, wait
 Mode = Literal["auto", "graded", "r1", "burst", "uniform"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-EVENT_MAX = 255
-"""Largest event count of an input frame (`network.Input`)."""
-
 TOLERANCE = 1e-9
 """Relative; thresholds and what is subtracted count as equidistant within this."""
 
@@ -182,4 +179,4 @@ def _largest_payload(network: Network, source: str) -> float:
     node = network.by_name[source]
     if isinstance(node, MultiThresholdLIF):
         return float(node.payload.max())
-    return EVENT_MAX if network.input.coding == "events" else 1.0
+    return network.input.largest if network.input.coding == "events" else 1.0

@@ -278,6 +278,8 @@ def _verify_node(node: Node) -> None:
         value = getattr(node, field.name)
         if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
             raise CompileError(node.name, f"{field.name} holds NaN or infinite values", "train or load the model again")
+    if isinstance(node, Input) and not 1 <= node.largest <= INPUT_PAYLOAD_MAX:
+        raise CompileError(node.name, f"sends events up to {node.largest}", f"allowed: 1 to {INPUT_PAYLOAD_MAX}")
     if not node.inputs and not isinstance(node, Input):
         raise CompileError(node.name, "has no input")
     if len(set(node.inputs)) < len(node.inputs):
@@ -357,6 +359,8 @@ def _verify_neuron(node: MultiThresholdLIF) -> None:
         )
     if node.thresholds.shape != node.subtract.shape or len(node.thresholds) != len(node.payload):
         raise CompileError(node.name, "thresholds, payload and subtract differ in length")
+    if node.unit is not None and node.unit <= 0:
+        raise CompileError(node.name, f"unit is {node.unit:g}", "it must be positive")
     for field in ("current_leak", "adapt_leak"):
         value = getattr(node, field)
         if value is not None and ((np.asarray(value) < 0).any() or (np.asarray(value) >= 1).any()):
@@ -396,6 +400,8 @@ def format_network(network: Network) -> str:
 def _is_usual(name: str, value: object) -> bool:
     if name in ("lag", "adapt_step", "adapt_start"):
         return not np.count_nonzero(np.asarray(value))
+    if name == "largest":
+        return value == INPUT_PAYLOAD_MAX
     return value is None or value is False
 
 

@@ -59,13 +59,15 @@ class Input(Node):
     """What the host sends in the first micro-step of every time step; 0 in the others.
 
     coding "direct": the value scale * x, the same at every time step, 0 <= scale * x <= 1; on the chip a graded spike
-    of payload round(scale * x * 255). "events": frame t of x (T, *shape), scale * x an integer, 0 to 255: its payload.
+    of payload round(scale * x * 255). "events": frame t of x (T, *shape), scale * x an integer from 0 to
+    `largest`: its payload.
     "rate": spikes, spread evenly over the T time steps, whose mean is scale * x rounded to 1/T.
     """
 
     shape: Shape
     scale: float = 1.0
     coding: Coding = "direct"
+    largest: int = INPUT_PAYLOAD_MAX
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +200,8 @@ class MultiThresholdLIF(Node):
     What the lowering to binary spikes sets: `members` consecutive channels stand for one neuron of the trained network,
     whose level is the number of them that fire; of the micro-steps of a time step the leak acts in the first, and the
     population fires in the first `open_steps` only (None: in all).
+    unit: value of one unit of the integer weights of a network that was quantised elsewhere, whose integers are kept: a
+    state counts in unit / 2^F, F the fractional bits of the chip (6 on Loihi).
     `depth`: how many chip steps this population runs behind the input; None before the delays are aligned.
     """
 
@@ -219,6 +223,7 @@ class MultiThresholdLIF(Node):
     adapt_step: float | Array = 0.0
     adapt_start: float | Array = 0.0
     adapt_resets: bool = False
+    unit: float | None = None
 
     @property
     def by_channel(self) -> tuple[str, ...]:

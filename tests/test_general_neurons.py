@@ -16,6 +16,7 @@ from test_lava_layers import check
 from test_lowering import LOIHI1, LOIHI2
 
 from snncompile import reference
+from snncompile.chip import Numerics
 from snncompile.errors import CompileError
 from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout, verify
 from snncompile.passes.fold_drive import FoldDrive
@@ -277,3 +278,44 @@ def test_lowerings_that_cannot_keep_a_state_refuse_it(mode: str, numerics: objec
         lower(network, numerics, mode)
     assert str(error.value).startswith("n: has ")
     assert "a synaptic current" in str(error.value)
+
+
+@pytest.mark.parametrize("numerics", [LOIHI1, LOIHI2])
+def test_integers_of_a_network_quantised_elsewhere_are_kept(numerics: Numerics) -> None:
+    """CUBA neurons as lava-nc 0.10.0 computes them: weights even, up to 9 bits; currents shifted by 6."""
+    rng = np.random.default_rng(0)
+    w = 2 * rng.integers(-127, 128, (5, 7))
+    theta = np.array([30.0])
+    node = MultiThresholdLIF(
+        "n", ("l",), theta, np.ones(1), theta, 1 - 163 / 4096, "hard", "gt", current_leak=1 - 1024 / 4096, unit=1.0
+    )
+    nodes = (
+        Input("x", (), (7,), coding="events", largest=1),
+        Linear("l", ("x",), w.astype(float), np.zeros(5)),
+        node,
+        Linear("o", ("n",), rng.normal(0, 1, (2, 5)), np.zeros(2)),
+        Readout("out", ("o",)),
+    )
+    integers, _ = quantize(lower(Network(nodes, 20), numerics, "r1"), numerics)
+    x = rng.integers(0, 2, (3, 20, 7))
+    trace = reference.run_integer(integers, x)
+    u = v = np.zeros((3, 5), np.int64)
+    for t in range(20):
+        u = np.sign(u) * ((np.abs(u) * (4096 - 1024)) >> 12) + ((x[:, t] @ w.T) << 6)
+        v = np.sign(v) * ((np.abs(v) * (4096 - 163)) >> 12) + u
+        np.testing.assert_array_equal(trace.membranes["n"][t], v)
+        s = v > 30 << 6
+        np.testing.assert_array_equal(trace.payloads["n"][t], s)
+        v = np.where(s, 0, v)
+    assert trace.payloads["n"].any()
+
+
+def test_integers_that_the_bits_do_not_hold_are_refused() -> None:
+    network = one(unit=1.0)
+    network = network.replacing({"l": replace(network.by_name["l"], weight=np.array([[101.0]]))})
+    with pytest.raises(CompileError) as error:
+        quantize(lower(network, LOIHI2, "graded"), LOIHI2, 4)
+    assert str(error.value) == (
+        "l: has integer weights up to 101 that 4 bits do not hold; "
+        "more --weight-bits keep them, or import the network as floats"
+    )

@@ -110,7 +110,7 @@ def _encoder(network: Network) -> Encoder:
     """What checks the data and makes payloads of it, whatever the chip."""
     kinds: dict[str, Kind] = {"direct": "pixels", "events": "events", "rate": "rate"}
     steps, source = network.timesteps // network.microsteps, network.input
-    return Encoder(kinds[source.coding], source.scale, source.shape, steps, INPUT_PAYLOAD_MAX)
+    return Encoder(kinds[source.coding], source.scale, source.shape, steps, source.largest)
 
 
 def calibrate(network: Network, x: NDArray[np.generic], progress: Progress = silent) -> Calibration:

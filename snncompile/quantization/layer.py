@@ -231,6 +231,11 @@ def host_layer(layer: Layer, network: Network, payload_max: int, state_bits: int
     unit = np.where(unit > 0, unit, 1.0)
     if not len(layer.node.thresholds):
         unit = np.full_like(unit, unit.max())
+    if (kept := layer.node.unit) is not None:
+        if unit.max() > kept:
+            problem = f"its input currents need units of {unit.max():g}, its integers count in {kept:g}"
+            raise CompileError(layer.node.name, problem, "use a target with graded spikes, or --input-coding rate")
+        unit = np.full_like(unit, kept)
     current = one_to_one(f"{layer.node.name}_current", network.input.name, unit)
     current = replace(current, delay_steps=of_host[0].delay_steps)
     others = [replace(s, bias=np.zeros_like(s.bias)) for s in layer.synapses if s not in of_host]

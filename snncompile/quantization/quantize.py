@@ -78,6 +78,8 @@ def quantize(
         layer = Layer(
             _as_neuron(node), incoming, [units.get(n.inputs[0], 1.0) for n in incoming], network.shapes[node.name]
         )
+        if layer.node.unit is not None:
+            layer = replace(layer, scale=np.full(layer.shape[0], layer.node.unit))
         before = replace(head, populations=tuple(populations))
         if layer.bias.any() and layer.node.current_leak is not None and not numerics.current_bias:
             hint = "train without bias (and without batch norm), or use a target that can, e.g. loihi2-sim"
@@ -103,7 +105,7 @@ def quantize(
 def _head(network: Network, numerics: Numerics) -> QuantNetwork:
     """The integer network without its layers: what the host sends."""
     on_host = network.input.coding == "direct" and not numerics.graded_spikes
-    largest = INPUT_PAYLOAD_MAX
+    largest = network.input.largest if network.input.coding == "events" else INPUT_PAYLOAD_MAX
     if on_host:
         largest = 2 ** ((numerics.bias_mantissa_bits or numerics.state_bits) - 1) - 1
     elif network.input.coding == "rate" or not numerics.graded_spikes:
@@ -249,7 +251,9 @@ def _rounded_layer(
     """The layer at the largest F its states and constants fit at, or None; and the state bits that it needs."""
     rounded = round_layer(layer, weight_bits, how, max(numerics.weight_bits), numerics.state_bits)
     needed, unshifted = 0, _unshifted(layer, rounded)
-    for fraction in range(numerics.fraction_bits_max + rounded.finer, -1, -1):
+    fewest = 0 if layer.node.unit is None else numerics.fraction_bits_max
+    _check_kept(layer, rounded)
+    for fraction in range(numerics.fraction_bits_max + rounded.finer, fewest - 1, -1):
         unit = rounded.scale / 2**fraction
         synapses = [
             unshifted[node.name].shifted(fraction + rounded.exponents[node.name])
@@ -271,6 +275,21 @@ def _rounded_layer(
             "train with weights and thresholds of one magnitude",
         )
     return None, needed
+
+
+def _check_kept(layer: Layer, rounded: RoundedLayer) -> None:
+    """Raises CompileError where a network that was quantised elsewhere would lose an integer."""
+    if layer.node.unit is None:
+        return
+    for s, weight in zip(layer.forward, layer.forward_weights, strict=True):
+        kept = rounded.weights[s.name] * s.per_weight(rounded.scale * 2.0 ** rounded.exponents[s.name])
+        if not np.allclose(kept, weight, rtol=1e-9, atol=0):
+            largest = float(np.abs(weight).max()) / layer.node.unit
+            raise CompileError(
+                s.name,
+                f"has integer weights up to {largest:g} that {rounded.bits[s.name]} bits do not hold",
+                "more --weight-bits keep them, or import the network as floats",
+            )
 
 
 def _holds(synapses: list[QuantSynapses], population: Population, numerics: Numerics) -> bool:
