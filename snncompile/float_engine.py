@@ -197,11 +197,10 @@ class FloatEngine:
 
     def _readout(self, node: Readout, current: Stream) -> Stream:
         micro = self.network.microsteps
-        kappa = node.leak ** np.arange(self.network.timesteps // micro - 1, -1, -1.0)
         total = torch.zeros_like(current[0])
-        for t, weight in enumerate(np.repeat(kappa, micro)):
+        for t, weight in enumerate(np.repeat(node.weights(self.network.timesteps // micro), micro)):
             total += float(weight) * current[t]
-        return Stream(node.scale * total[None] / float(kappa.sum()), (0,))
+        return Stream(total[None], (0,))
 
     def _matrix(self, node: Sparse) -> csr_array:
         """(features, columns read) with every synapse of a sparse layer."""

@@ -57,6 +57,9 @@ def plan(network: Network, numerics: Numerics, mode: Mode) -> Mapping[str, Lower
     """
     planned = {neuron.name: _of_neuron(network, neuron, mode) for neuron in network.neurons}
     readout = network.readout
+    if is_spread(network, mode) and readout.current_leak is not None:
+        problem = f"has a synaptic current, and --lowering {mode} spreads a time step out"
+        raise CompileError(readout.name, problem, "use --lowering auto")
     if not isinstance(network.by_name[readout.inputs[0]], MultiThresholdLIF):
         planned[readout.name] = Lowered("accumulate", "exact")
     elif planned[readout.inputs[0]].members > 1:

@@ -16,6 +16,7 @@ from snncompile.network_nodes import (
     FOLDED,
     INPUT_PAYLOAD_MAX,
     LEAK_BELOW,
+    NO_MEMORY,
     SYNAPSES,
     Array,
     AvgPool2d,
@@ -47,6 +48,7 @@ __all__ = [
     "FOLDED",
     "INPUT_PAYLOAD_MAX",
     "LEAK_BELOW",
+    "NO_MEMORY",
     "SYNAPSES",
     "Array",
     "AvgPool2d",
@@ -278,16 +280,12 @@ def _verify_node(node: Node) -> None:
         value = getattr(node, field.name)
         if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
             raise CompileError(node.name, f"{field.name} holds NaN or infinite values", "train or load the model again")
-    if isinstance(node, Input) and not 1 <= node.largest <= INPUT_PAYLOAD_MAX:
-        raise CompileError(node.name, f"sends events up to {node.largest}", f"allowed: 1 to {INPUT_PAYLOAD_MAX}")
     if not node.inputs and not isinstance(node, Input):
         raise CompileError(node.name, "has no input")
     if len(set(node.inputs)) < len(node.inputs):
         raise CompileError(
             node.name, f"adds the same input twice: {', '.join(node.inputs)}", "double its weights instead"
         )
-    if isinstance(node, Readout) and not 0 < node.leak <= 1:
-        raise CompileError(node.name, f"leak is {node.leak}", "a readout's leak must lie in (0, 1]")
     if len(node.inputs) > 1 and not isinstance(node, MultiThresholdLIF | Readout):
         raise CompileError(
             node.name, f"a {node.kind} has {len(node.inputs)} inputs, needs 1", "currents add up in a neuron"
@@ -302,6 +300,19 @@ def _verify_node(node: Node) -> None:
         raise CompileError(node.name, "has a variance that is not positive", "train or load the model again")
     if isinstance(node, MultiThresholdLIF):
         _verify_neuron(node)
+    elif isinstance(node, Input | Readout):
+        _verify_end(node)
+
+
+def _verify_end(node: Input | Readout) -> None:
+    if isinstance(node, Input):
+        if not 1 <= node.largest <= INPUT_PAYLOAD_MAX:
+            raise CompileError(node.name, f"sends events up to {node.largest}", f"allowed: 1 to {INPUT_PAYLOAD_MAX}")
+        return
+    if not 0 < node.leak <= 1:
+        raise CompileError(node.name, f"leak is {node.leak}", "a readout's leak must lie in (0, 1]")
+    if not 0 <= (node.current_leak or 0.0) < 1:
+        raise CompileError(node.name, f"current_leak is {node.current_leak}", "it must lie in [0, 1)")
 
 
 def _verify_sparse(node: Sparse) -> None:

@@ -253,9 +253,12 @@ def waits(mixing: NDArray[Any] | None) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Readout(Node):
-    """Output = scale * sum over t of leak^(T-t) x[t] / sum of leak^(T-t), x the sum of its inputs; leak 1: the mean.
+    """Output = scale * v[T] / sum over t of leak^(T-t).
 
-    t counts time steps; the micro-steps of one add up.
+        i[t] = current_leak * i[t-1] + x[t];  v[t] = leak * v[t-1] + i[t]
+
+    x is the sum of its inputs; current_leak None: i = x. Leak 1 and no current: the mean of x over the T time steps; t
+    counts time steps; the micro-steps of one add up.
 
     The predicted class is the largest entry. Fed by synapses it is a population that sums and never fires; fed by one
     neuron population it counts that one's spikes.
@@ -264,12 +267,29 @@ class Readout(Node):
     scale: float = 1.0
     leak: float = 1.0
     depth: int | None = None
+    current_leak: float | None = None
+
+    def weights(self, steps: int) -> Array:
+        """(steps,) output of an x that is 1 in one time step only, by that step."""
+        response, i, v = np.zeros(steps), 1.0, 0.0
+        for n in range(steps):
+            v = self.leak * v + i
+            response[n] = v
+            i = (self.current_leak or 0.0) * i
+        return self.scale * response[::-1] / self.total(steps)
+
+    def total(self, steps: int) -> float:
+        """Sum of leak^(T-t) over the time steps."""
+        return float(np.sum(self.leak ** np.arange(steps)))
 
 
 Synapses = Conv2d | Linear | Sparse
 SYNAPSES = (Conv2d, Linear, Sparse)
 FOLDED = (Input, *SYNAPSES, MultiThresholdLIF, Readout)
 """Node types left once every norm and pool is folded."""
+
+NO_MEMORY = float(np.finfo(np.float64).tiny)
+"""The leak of a neuron that keeps nothing: positive, as leaks are, and 0 on a chip."""
 
 LEAK_BELOW = 2.0
 """LM-HT's leak lies in (0.5, 1.5); every other system's in (0, 1]."""

@@ -64,9 +64,8 @@ def run_float(network: Network, x: NDArray[np.generic]) -> FloatTrace:
             laterals = [network.by_name[name] for name in network.laterals(node)]
             outputs[node.name], membranes[node.name] = float_neurons(node, y, laterals, network.microsteps)
         elif isinstance(node, Readout):
-            kappa = node.leak ** np.arange(len(y) // network.microsteps - 1, -1, -1.0)
-            weighed = np.tensordot(np.repeat(kappa, network.microsteps), y, 1)
-            outputs[node.name] = node.scale * weighed[None] / kappa.sum()
+            weights = np.repeat(node.weights(len(y) // network.microsteps), network.microsteps)
+            outputs[node.name] = np.tensordot(weights, y, 1)[None]
         else:
             outputs[node.name] = np.stack([stateless(node, step) for step in y])
     return FloatTrace(outputs, membranes, outputs[network.readout.name][0])

@@ -18,7 +18,8 @@ from test_lowering import LOIHI1, LOIHI2
 from snncompile import reference
 from snncompile.chip import Numerics
 from snncompile.errors import CompileError
-from snncompile.network import Input, Linear, MultiThresholdLIF, Network, Readout, verify
+from snncompile.float_engine import FloatEngine
+from snncompile.network import NO_MEMORY, Input, Linear, MultiThresholdLIF, Network, Readout, verify
 from snncompile.passes.fold_drive import FoldDrive
 from snncompile.passes.order_neurons import OrderNeurons
 from snncompile.pipeline import lower, run_passes
@@ -319,3 +320,32 @@ def test_integers_that_the_bits_do_not_hold_are_refused() -> None:
         "l: has integer weights up to 101 that 4 bits do not hold; "
         "more --weight-bits keep them, or import the network as floats"
     )
+
+
+def test_a_readout_with_a_current_is_the_state_of_that_integrator() -> None:
+    x = np.array([[[1.0], [0.0], [3.0], [2.0]]])
+    nodes = (
+        Input("x", (), (1,), coding="events"),
+        Linear("o", ("x",), np.ones((1, 1)), np.array([0.25])),
+        Readout("out", ("o",), scale=2.0, leak=0.5, current_leak=0.25),
+    )
+    network = Network(nodes, 4)
+    v = i = 0.0
+    for value in (1.25, 0.25, 3.25, 2.25):
+        i = 0.25 * i + value
+        v = 0.5 * v + i
+    wanted = 2.0 * v / (1 + 0.5 + 0.25 + 0.125)
+    assert reference.run_float(network, x).output.item() == pytest.approx(wanted, rel=1e-12)
+    assert FloatEngine(network, "float64").run(x).item() == pytest.approx(wanted, rel=1e-12)
+    integers, host = quantize(lower(network, LOIHI2, "graded"), LOIHI2)
+    verify_integers(integers)
+    assert reference.run_integer(integers, host.encoder(x)).output.item() * host.output_scale == pytest.approx(
+        wanted, rel=1e-2
+    )
+
+
+def test_a_neuron_without_memory_forgets_in_integers_too() -> None:
+    integers, _ = quantized(one(leak=NO_MEMORY, reset="none"))
+    x = np.array([[[3], [3], [4], [1], [5]]])
+    trace = reference.run_integer(integers, x)
+    assert trace.payloads["n"].ravel().tolist() == [0, 0, 1, 0, 1]

@@ -10,6 +10,7 @@ from snncompile.encoding import Encoder, Kind
 from snncompile.errors import CompileError, nearest
 from snncompile.network import (
     INPUT_PAYLOAD_MAX,
+    NO_MEMORY,
     SYNAPSES,
     Array,
     Fire,
@@ -137,9 +138,9 @@ def _counts(readout: Readout, network: Network) -> bool:
 def _output_scale(network: Network, states: dict[str, Array]) -> float:
     readout = network.readout
     if not _counts(readout, network):
-        kappa = sum(readout.leak**t for t in range(network.timesteps // network.microsteps))
+        kappa = readout.total(network.timesteps // network.microsteps)
         return float(states[readout.name][0]) * readout.scale / kappa
-    if readout.leak != 1:
+    if readout.leak != 1 or readout.current_leak is not None:
         raise CompileError(
             readout.name,
             f"weighs spikes of {readout.inputs[0]} by a leak of {readout.leak:g}",
@@ -160,8 +161,10 @@ def _as_neuron(node: MultiThresholdLIF | Readout) -> MultiThresholdLIF:
     """A readout sums its input: a neuron without thresholds."""
     if isinstance(node, MultiThresholdLIF):
         return node
-    none = np.zeros(0)
-    return MultiThresholdLIF(node.name, node.inputs, none, none, none, node.leak, "none", "ge", depth=node.depth)
+    none, current_leak = np.zeros(0), node.current_leak
+    return MultiThresholdLIF(
+        node.name, node.inputs, none, none, none, node.leak, "none", "ge", depth=node.depth, current_leak=current_leak
+    )
 
 
 def _check_numerics(network: Network, numerics: Numerics, weight_bits: int, how: Rounding) -> None:
@@ -189,7 +192,7 @@ def _check_neuron(node: MultiThresholdLIF, numerics: Numerics) -> None:
     if node.reset not in numerics.resets:
         raise CompileError(node.name, f"has a {node.reset} reset", f"the chip has: {', '.join(numerics.resets)}")
     leak = np.atleast_1d(node.leak)
-    if (_decay(leak) == DECAY_ONE).any():
+    if (_decay(leak[leak > NO_MEMORY]) == DECAY_ONE).any():
         raise CompileError(node.name, f"leak {leak.min():g} rounds to 0 in {numerics.decay_bits} bits")
     if leak.max() > 1 and not numerics.leak_above_one:
         raise CompileError(
