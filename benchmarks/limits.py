@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,13 @@ from snncompile.backends.chipsim.function import FunctionEngine
 from snncompile.backends.chipsim.simulator import _Simulation
 from torch import nn
 
-from snncompile.compile import Options, compile_file
+from snncompile.compiler import Options, compile_file
 from snncompile.nn import StbpTdbn, vgg
 from snncompile.program import Program
 from snncompile.quant_network import QuantNetwork
 
 SHAPE = (3, 32, 32)
+COPIED = 1 << 26
 
 
 def trained_like(folder: Path) -> Path:
@@ -93,43 +95,53 @@ def convolutions(network: QuantNetwork, batch: int) -> tuple[int, dict[str, Call
     return total, {name: lambda parts=parts: [part() for part in parts] for name, parts in calls.items()}
 
 
+def measured(rounds: int, batch: int, rate: float) -> dict[str, Any]:
+    """Medians over the rounds, as the program prints them."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        model = trained_like(Path(folder))
+        program = compile_file(model, "loihi2-sim", Path(folder) / "program", Options(chips="2")).program
+    images = program.encode(np.random.default_rng(0).random((batch, *SHAPE)).astype(np.float32))
+    program = at_rate(program, images[:2], rate)
+    simulation = _Simulation(program, FunctionEngine(program.network), CoreCounter(program), frozenset())
+    rates = [float((layer.fired != 0).mean()) for layer in simulation.engine.run(images)][:-1]
+    macs, calls = convolutions(program.network, batch)
+    source, into = np.ones(COPIED, np.uint8), np.empty(COPIED, np.uint8)
+    calls |= {
+        "simulator": lambda: simulation.batch(images),
+        "function": lambda: [None for _ in simulation.engine.run(images)],
+        "copy": lambda: np.copyto(into, source),
+    }
+    took = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds + 1)][1:]
+    middle = {name: statistics.median(r[name] for r in took) for name in calls}
+
+    def ratio(over: str, under: str) -> float:
+        return round(statistics.median(r[over] / r[under] for r in took), 3)
+
+    return {
+        "rounds": rounds,
+        "batch": batch,
+        "rate": round(float(np.mean(rates)), 3),
+        "million_multiplications_an_image": round(macs / batch / 1e6),
+        "int8_gmac_per_s": round(macs / middle["int8"] / 1e9, 1),
+        "float32_gmac_per_s": round(macs / middle["float32"] / 1e9, 1),
+        "copied_gb_per_s": round(2 * len(source) / middle["copy"] / 1e9, 1),
+        "function_images_per_s": round(batch / middle["function"], 1),
+        "images_per_s": round(batch / middle["simulator"], 1),
+        "fraction_of_int8_limit": ratio("int8", "simulator"),
+        "function_fraction_of_int8_limit": ratio("int8", "function"),
+        "times_float32_limit": ratio("float32", "simulator"),
+        "kernels": simulation.engine.kernels,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        model = trained_like(Path(folder))
-        program = compile_file(model, "loihi2-sim", Path(folder) / "program", Options(chips="2")).program
-    images = program.encode(np.random.default_rng(0).random((args.batch, *SHAPE)).astype(np.float32))
-    program = at_rate(program, images[:2], args.rate)
-    simulation = _Simulation(program, FunctionEngine(program.network), CoreCounter(program), frozenset())
-    rates = [float((layer.fired != 0).mean()) for layer in simulation.engine.run(images)][:-1]
-    macs, calls = convolutions(program.network, args.batch)
-    source, into = np.ones(1 << 26, np.uint8), np.empty(1 << 26, np.uint8)
-    calls |= {
-        "simulator": lambda: simulation.batch(images),
-        "function": lambda: [None for _ in simulation.engine.run(images)],
-        "copy": lambda: np.copyto(into, source),
-    }
-    rounds = [{name: seconds(call) for name, call in calls.items()} for _ in range(args.rounds + 1)][1:]
-    middle = {name: statistics.median(r[name] for r in rounds) for name in calls}
-    result = {
-        "rounds": args.rounds,
-        "batch": args.batch,
-        "rate": round(float(np.mean(rates)), 3),
-        "million_multiplications_an_image": round(macs / args.batch / 1e6),
-        "int8_gmac_per_s": round(macs / middle["int8"] / 1e9, 1),
-        "float32_gmac_per_s": round(macs / middle["float32"] / 1e9, 1),
-        "copied_gb_per_s": round(2 * len(source) / middle["copy"] / 1e9, 1),
-        "function_images_per_s": round(args.batch / middle["function"], 1),
-        "images_per_s": round(args.batch / middle["simulator"], 1),
-        "fraction_of_int8_limit": round(statistics.median(r["int8"] / r["simulator"] for r in rounds), 3),
-        "kernels": simulation.engine.kernels,
-    }
-    print(json.dumps(result, indent=2))
+    print(json.dumps(measured(args.rounds, args.batch, args.rate), indent=2))
 
 
 def seconds(call: Callable[[], object]) -> float:

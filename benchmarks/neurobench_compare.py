@@ -295,7 +295,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(neurobench(options.model)))
         return
-    from snncompile.compile import compile_file  # noqa: PLC0415
+    from snncompile.compiler import compile_file  # noqa: PLC0415
     from snncompile.data import load_samples  # noqa: PLC0415
 
     python = make_environment(options.environment.absolute())

@@ -20,7 +20,7 @@ import torch
 
 from snncompile import reference
 from snncompile.backend import load_backend
-from snncompile.compile import compile_file
+from snncompile.compiler import compile_file
 from snncompile.data import load_samples
 from snncompile.frontend.checkpoint import load_module
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from snncompile.backend import load_backend
-from snncompile.compile import compile_file
+from snncompile.compiler import compile_file
 from snncompile.errors import CompileError
 from snncompile.frontend.checkpoint import load_module
 

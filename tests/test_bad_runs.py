@@ -77,6 +77,33 @@ def test_events_that_are_not_binary_are_refused_on_a_binary_chip(value: int, tol
     assert SIM.run(program, Path(), frames_of(program, 1)).output.shape[0] == 2
 
 
+@pytest.mark.parametrize("value", [0.5, 1.25, np.nan, np.inf])
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_events_that_are_no_whole_numbers_are_refused(value: float, chip: str) -> None:
+    """By the encoder, and by the simulator, whose payloads are integers."""
+    program = on_events(chip)
+    frames = frames_of(program, 1).astype(np.float64)
+    frames.flat[3] = value
+    with pytest.raises(CompileError, match=r"event counts from 1 to 1\.25|event counts from 0\.5|not numbers"):
+        program.encode(frames, "data.npz")
+    with pytest.raises(CompileError, match="payloads: are float64; needed: integers"):
+        SIM.run(program, Path(), frames)
+
+
+def test_frames_of_another_number_of_steps_are_refused() -> None:
+    """One too many, one too few, none at all."""
+    program = on_events()
+    for frames in (
+        frames_of(program, 1)[:, 1:],
+        np.repeat(frames_of(program, 1), 2, axis=1),
+        frames_of(program, 1)[:, :0],
+    ):
+        with pytest.raises(CompileError, match=r"payloads: have shape .* needed: "):
+            SIM.run(program, Path(), frames)
+        with pytest.raises(CompileError, match=r"the first of them the . time steps"):
+            program.encode(frames, "data.npz")
+
+
 def test_negative_events_are_refused_on_a_chip_of_graded_spikes() -> None:
     program = on_events("loihi2")
     with pytest.raises(CompileError, match="payloads: from -1 to -1; the network's input takes 0 to"):

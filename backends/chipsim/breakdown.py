@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from snncompile.chip import Chip
 from snncompile.program import Program
 
-from .cost import EVENTS, Counts, Traffic, energy_pj, energy_report
+from .cost import EVENTS, CoreTimes, Counts, Traffic, energy_pj, energy_report
 from .counting import Part
 
 HOPS = ("hop_east_west", "hop_north_south", "hop_chip_border")
@@ -110,17 +110,17 @@ def counts_by_step(program: Program, traffic: Traffic, hops: Hops) -> dict[str, 
 
 
 def arrays_of(
-    program: Program, traffic: Traffic, hops: Hops, busy: tuple[Counts, Counts], steps: Mapping[str, NDArray[Any]]
+    program: Program, traffic: Traffic, hops: Hops, busy: CoreTimes, steps: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """What `run --save` adds. Per core: mean per inference, busy times as a share of all samples; per step: as it is.
 
     energy_sets (sets,): names of the cost sets, of the rows of core_energy_pj (sets, cores) and step_energy_pj
-    (sets, steps); what a set does not publish is in neither. Links are in the latter alone. busy: `core_busy_ns`.
+    (sets, steps); what a set does not publish is in neither. Links are in the latter alone.
     steps: further arrays per chip step, by name.
     """
     chip, cores = program.chip, program.core_graph.core_count
     by_core, by_step = counts_by_core(traffic, cores), counts_by_step(program, traffic, hops)
-    generation, reception = busy
+    longest = busy.longest
     placement = program.placement
     return {
         "energy_sets": np.array([costs.name for costs in chip.energy]),
@@ -129,18 +129,35 @@ def arrays_of(
         "core_y": placement.y,
         "core_slot": placement.slot,
         "core_energy_pj": _priced({name: by_core[name] for name in ON_CORES}, chip),
-        "core_generation_ns": generation.sum(0) / traffic.samples,
-        "core_reception_ns": reception.sum(0) / traffic.samples,
+        "core_generation_ns": longest.core_generation / traffic.samples,
+        "core_reception_ns": longest.core_reception / traffic.samples,
+        "core_busy_ns": longest.core_busy / traffic.samples,
         "core_packets_out": by_core["packet"],
         "core_packets_in": by_core["packet_in"],
         "core_synops": by_core["synop"],
         "step_energy_pj": _priced({name: by_step[name] for name in EVENTS}, chip),
-        "step_generation_ns": generation.max(1),
-        "step_reception_ns": reception.max(1),
+        "step_generation_ns": longest.generation,
+        "step_reception_ns": longest.reception,
+        "step_busiest_core": longest.core,
         "step_packets_out": by_step["packet"],
         "step_packets_in": by_step["packet_in"],
         "step_synops": by_step["synop"],
         **steps,
+    }
+
+
+STEP_LINES = ("step_ns", "step_generation_ns", "step_reception_ns", "step_busiest_core", "step_routed")
+
+
+def lines_of(program: Program, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What the report shows of `arrays_of`, as lists: by_core {energy_pj, busy_ns} of every core per inference, the
+    energy in the nominal cost set and without links; by_step {ns, generation_ns, ...} of every chip step.
+    """
+    nominal = [costs.name for costs in program.chip.energy].index(program.chip.nominal_energy.name)
+    by_core = {"energy_pj": arrays["core_energy_pj"][nominal], "busy_ns": arrays["core_busy_ns"]}
+    return {
+        "by_core": {name: values.tolist() for name, values in by_core.items()},
+        "by_step": {name.removeprefix("step_"): arrays[name].tolist() for name in STEP_LINES},
     }
 
 

@@ -2,7 +2,7 @@
 
     t_step = max(cycles until all packets are served, cycle the last packet enters the mesh, event-timed step) + barrier
 
-The event-timed step (`cost.core_busy_ns`) is what cores generate and receive, packets from the host among them, which
+The event-timed step (`cost.CoreTimes`) is what cores generate and receive, packets from the host among them, which
 take no way on the mesh here. So the mesh can make a step longer, never shorter. Every core sends its packets evenly
 over the time it generates in the step, its targets in turns (`router.packets_of_flow`); the mesh is empty at a barrier.
 
@@ -26,7 +26,7 @@ from snncompile.mapping.place import Placement
 from snncompile.program import Program
 from snncompile.quant_network import IntArray
 
-from .cost import Counts, Traffic
+from .cost import CoreTimes, Counts, Traffic
 from .flows import FlowCounter, Spikes, StepFlow, most_on_a_link
 from .router import Packets, RouterSettings, core_numbers, packets_of_flow, route_steps
 from .router_bound import predicted_utilisation, router_bound
@@ -36,6 +36,9 @@ UTILISATION = 0.5
 
 STEPS_AT_ONCE = 8
 """Chip steps a thread routes in one go."""
+
+GENERATION_STEPS = 64
+"""Chip steps whose generation is computed in one go."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ def _crossed(program: Program) -> tuple[Mesh, Placement]:
 def clocked_steps(
     program: Program,
     traffic: Traffic,
-    busy: tuple[Counts, Counts],
+    busy: CoreTimes,
     spikes: Spikes,
     every: bool,
     samples_at_once: int = 1,
@@ -119,12 +122,11 @@ def clocked_steps(
 ) -> Clocked:
     """Times of all chip steps, those through the router that need it; every: all of them.
 
-    busy: what `core_busy_ns` gives. samples_at_once: that `spikes` may be asked for.
+    samples_at_once: that `spikes` may be asked for.
     Raises CompileError where the chip's router is not known (`RouterMesh.of`).
     """
     board = RouterMesh.of(program)
-    generation, reception = busy
-    window = np.maximum(generation.max(axis=1), reception.max(axis=1))
+    window = np.maximum(busy.longest.generation, busy.longest.reception)
     step_ns, cycle_ns = window.copy(), board.router.cycle_ns
     steps = np.arange(len(window))
     if not every:
@@ -132,9 +134,9 @@ def clocked_steps(
         steps = np.flatnonzero(most_on_a_link(program, traffic) * packet_ns > UTILISATION * window)
     routed = np.full(len(window), every)
 
-    def timed(flows: list[StepFlow]) -> list[tuple[int, int]]:
+    def timed(flows: list[tuple[StepFlow, Counts]]) -> list[tuple[int, int]]:
         """Step and cycles of those of the steps that are to be routed."""
-        loads = [(flow.step, board.packets(flow, generation[flow.step], program.chip)) for flow in flows]
+        loads = [(flow.step, board.packets(flow, generation, program.chip)) for flow, generation in flows]
         if not every:
             loads = [(s, p) for s, p in loads if _utilisation(p, board, window[s] / cycle_ns) > UTILISATION]
         runs = route_steps((packets for _, packets in loads), board.mesh, board.settings)
@@ -142,16 +144,26 @@ def clocked_steps(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         flows = FlowCounter(program).flows(steps, traffic.samples, spikes, samples_at_once) if len(steps) else iter(())
-        for group in _groups(flows, STEPS_AT_ONCE * (os.cpu_count() or 1)):
+        for group in _groups(_with_generation(flows, busy), STEPS_AT_ONCE * (os.cpu_count() or 1)):
             parts = [group[i : i + STEPS_AT_ONCE] for i in range(0, len(group), STEPS_AT_ONCE)]
             for done in pool.map(timed, parts):
                 for step, cycles in done:
                     step_ns[step], routed[step] = max(window[step], cycles * cycle_ns), True
-            progress(int(np.searchsorted(steps, group[-1].step)) + 1, len(steps))
+            progress(int(np.searchsorted(steps, group[-1][0].step)) + 1, len(steps))
     return Clocked(step_ns + program.chip.time.barrier_ns(program.placement.routers_of_a_chip), routed)
 
 
-def _groups(flows: Iterator[StepFlow], size: int) -> Iterator[list[StepFlow]]:
+def _with_generation(flows: Iterator[StepFlow], busy: CoreTimes) -> Iterator[tuple[StepFlow, Counts]]:
+    """Flows, in order, and how long every core generates in their steps (cores,)."""
+    first, rows = 0, np.zeros((0, 0))
+    for flow in flows:
+        if flow.step >= first + len(rows):
+            first, stop = flow.step, min(flow.step + GENERATION_STEPS, busy.steps)
+            rows = busy.of(first, stop)[0]
+        yield flow, rows[flow.step - first]
+
+
+def _groups(flows: Iterator[tuple[StepFlow, Counts]], size: int) -> Iterator[list[tuple[StepFlow, Counts]]]:
     while group := list(islice(flows, size)):
         yield group
 

@@ -14,6 +14,7 @@ the energy of those links is null, and times hold the barrier of one chip only, 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 from snncompile.chip import Chip, EnergySet
 
 Counts = NDArray[np.float64]
+
+BUSY_VALUES = 500_000
+"""Times of cores in chip steps that are looked at in one go (about 50 bytes each), which bounds memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,37 +124,89 @@ def energy_report(counts: dict[str, float], chip: Chip) -> dict[str, Any]:
     }
 
 
-def step_times_ns(
-    traffic: Traffic, chip: Chip, routers: int, busy: tuple[Counts, Counts] | None = None
-) -> NDArray[np.float64]:
+def step_times_ns(traffic: Traffic, chip: Chip, routers: int, busy: "CoreTimes | None" = None) -> NDArray[np.float64]:
     """Duration of every chip step, (N*T + depth,): each tile works on the logical step its depth puts it at.
 
-    busy: what `core_busy_ns` gives, where it is known.
+    busy: the times of the cores, where they are at hand.
     """
-    generation, reception = busy or core_busy_ns(traffic, chip)
-    return np.maximum(generation.max(axis=1), reception.max(axis=1)) + chip.time.barrier_ns(routers)
+    longest = (busy or CoreTimes(traffic, chip)).longest
+    return np.maximum(longest.generation, longest.reception) + chip.time.barrier_ns(routers)
 
 
-def core_busy_ns(traffic: Traffic, chip: Chip) -> tuple[Counts, Counts]:
-    """Times that every core generates and receives in every chip step, (N*T + depth, cores) each, in ns."""
-    time = chip.time
+@dataclass(frozen=True, eq=False)
+class Longest:
+    """Of every chip step (steps,): the longest time in ns that a core generates, that one receives, and a core that is
+    busy longest with either. Of every core (cores,), over all steps: ns that it generates, receives, is busy.
+    """
+
+    generation: Counts
+    reception: Counts
+    core: NDArray[np.int64]
+    core_generation: Counts
+    core_reception: Counts
+    core_busy: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class CoreTimes:
+    """How long every core generates and receives in every chip step, in ns; computed for some steps at a time."""
+
+    traffic: Traffic
+    chip: Chip
+
+    @property
+    def steps(self) -> int:
+        """Chip steps, N*T + depth."""
+        return self.traffic.samples * self.traffic.timesteps + int(self.traffic.depth.max())
+
+    @property
+    def cores(self) -> int:
+        return int(self.traffic.core.max()) + 1
+
+    def of(self, first: int, stop: int) -> tuple[Counts, Counts]:
+        """Generation and reception of the steps first to stop - 1, (stop - first, cores) each."""
+        traffic, time = self.traffic, self.chip.time
+        generated, received = np.zeros((2, stop - first, self.cores))
+        for depth in np.unique(traffic.depth).tolist():
+            tiles = np.flatnonzero(traffic.depth == depth)
+            rows, logical = steps_of(depth, first, stop, traffic)
+            busy = time.time_neuron_ns * traffic.neurons[tiles]
+            busy = busy + time.time_update_ns * logical_steps(traffic.updated)[logical, tiles]
+            busy += time.time_spike_ns * logical_steps(traffic.fired)[logical, tiles]
+            busy += time.time_packet_out_ns * logical_steps(traffic.packets_out)[logical, tiles]
+            _add_columns(generated[rows], traffic.core[tiles], busy)
+        for r in traffic.receptions:
+            rows, logical = steps_of(r.depth, first, stop, traffic)
+            taken = time.time_packet_in_ns * logical_steps(r.packets)[logical]
+            taken += time.time_synop_ns * logical_steps(r.synops)[logical]
+            _add_columns(received[rows], traffic.core[r.first_tile + np.arange(taken.shape[1])], taken)
+        return generated, received
+
+    @cached_property
+    def longest(self) -> Longest:
+        """Sums and maxima, `BUSY_VALUES` times looked at in one go."""
+        at_once = max(1, BUSY_VALUES // self.cores)
+        by_step: list[tuple[Counts, Counts, NDArray[np.int64]]] = []
+        by_core = np.zeros((3, self.cores))
+        for first in range(0, self.steps, at_once):
+            generation, reception = self.of(first, min(first + at_once, self.steps))
+            busy = np.maximum(generation, reception)
+            by_step.append((generation.max(1), reception.max(1), busy.argmax(1)))
+            by_core += [generation.sum(0), reception.sum(0), busy.sum(0)]
+        generation, reception, core = (np.concatenate(column) for column in zip(*by_step, strict=True))
+        return Longest(generation, reception, core, *by_core)
+
+
+def logical_steps(counts: Counts) -> Counts:
+    """(N, T, n) -> (N*T, n)."""
+    return counts.reshape(-1, counts.shape[2])
+
+
+def steps_of(depth: int, first: int, stop: int, traffic: Traffic) -> tuple[slice, slice]:
+    """Of the chip steps first to stop - 1 those in which something of that depth works, and its logical steps then."""
     logical = traffic.samples * traffic.timesteps
-    steps, cores = logical + int(traffic.depth.max()), int(traffic.core.max()) + 1
-    generated, received = np.zeros((steps, cores)), np.zeros((steps, cores))
-    busy = (
-        time.time_neuron_ns * traffic.neurons
-        + time.time_update_ns * traffic.updated
-        + time.time_spike_ns * traffic.fired
-        + time.time_packet_out_ns * traffic.packets_out
-    ).reshape(logical, -1)
-    for depth in np.unique(traffic.depth).tolist():
-        tiles = np.flatnonzero(traffic.depth == depth)
-        _add_columns(generated[depth : depth + logical], traffic.core[tiles], busy[:, tiles])
-    for r in traffic.receptions:
-        taken = (time.time_packet_in_ns * r.packets + time.time_synop_ns * r.synops).reshape(logical, -1)
-        tiles = r.first_tile + np.arange(taken.shape[1])
-        _add_columns(received[r.depth : r.depth + logical], traffic.core[tiles], taken)
-    return generated, received
+    low, high = (min(max(step - depth, 0), logical) for step in (first, stop))
+    return slice(low + depth - first, high + depth - first), slice(low, high)
 
 
 def _add_columns(total: Counts, columns: NDArray[np.int64], values: Counts) -> None:

@@ -13,7 +13,7 @@ from snncompile.mapping.traffic import ChannelMask, Counts, LayerCounter, Masks,
 from snncompile.program import Program
 from snncompile.quant_network import IntArray, QuantNetwork, QuantSynapses
 
-from .cost import Traffic
+from .cost import Traffic, logical_steps, steps_of
 
 Spikes = Callable[[IntArray], Iterable[tuple[str, NDArray[np.generic]]]]
 """Of some samples (numbers): every population and which of its neurons fire, (T, samples, C, H, W)."""
@@ -175,12 +175,11 @@ def most_on_a_link(program: Program, traffic: Traffic) -> Counts:
     A link east carries at most what the cores of its row up to it send, and what all cores right of it receive; a link
     south at most what all rows up to it send, and what its column receives below it; west and north alike.
     """
-    sent, received = mesh_packets(program, traffic)
     x, y = router_grid(program.placement, program.chip.mesh)
     x, y = x - x.min(), y - y.min()  # XY routes stay within the rectangle
-    parts = range(0, len(sent), STEPS_AT_ONCE)
-    bounds = [_bound(sent[i : i + STEPS_AT_ONCE], received[i : i + STEPS_AT_ONCE], x, y) for i in parts]
-    return np.concatenate(bounds)
+    steps = traffic.samples * traffic.timesteps + int(traffic.depth.max())
+    parts = ((i, min(i + STEPS_AT_ONCE, steps)) for i in range(0, steps, STEPS_AT_ONCE))
+    return np.concatenate([_bound(*mesh_packets(program, traffic, *part), x, y) for part in parts])
 
 
 def _bound(sent: Counts, received: Counts, x: IntArray, y: IntArray) -> Counts:
@@ -202,19 +201,17 @@ def _bound(sent: Counts, received: Counts, x: IntArray, y: IntArray) -> Counts:
     return most
 
 
-def mesh_packets(program: Program, traffic: Traffic) -> tuple[Counts, Counts]:
-    """Packets that every core sends and receives over the mesh in every chip step, (steps, cores) each."""
-    logical = traffic.samples * traffic.timesteps
-    shape = (logical + int(traffic.depth.max()), program.core_graph.core_count)
-    sent, received = np.zeros(shape), np.zeros(shape)
-    packets = traffic.packets_out.reshape(logical, -1)
+def mesh_packets(program: Program, traffic: Traffic, first: int, stop: int) -> tuple[Counts, Counts]:
+    """Packets that every core sends and receives over the mesh in the chip steps first to stop - 1, (steps, cores)."""
+    sent, received = np.zeros((2, stop - first, program.core_graph.core_count))
     for tile, (core, depth) in enumerate(zip(traffic.core.tolist(), traffic.depth.tolist(), strict=True)):
-        sent[depth : depth + logical, core] += packets[:, tile]
+        rows, logical = steps_of(depth, first, stop, traffic)
+        sent[rows, core] += logical_steps(traffic.packets_out)[logical, tile]
     for synapses, reception in zip(chip_synapses(program.network), traffic.receptions, strict=True):
         if synapses.source == program.network.input_name:
             continue
-        arriving = reception.packets.reshape(logical, -1)
+        rows, logical = steps_of(reception.depth, first, stop, traffic)
+        arriving = logical_steps(reception.packets)[logical]
         for tile in range(arriving.shape[1]):
-            core = traffic.core[reception.first_tile + tile]
-            received[reception.depth : reception.depth + logical, core] += arriving[:, tile]
+            received[rows, traffic.core[reception.first_tile + tile]] += arriving[:, tile]
     return sent, received

@@ -18,8 +18,8 @@ from snncompile.errors import CompileError
 from snncompile.program import Program
 from snncompile.quant_network import IntArray
 
-from .breakdown import Hops, arrays_of, energy_by_layer, hops_of
-from .cost import Counts, Traffic, core_busy_ns, energy_report, event_counts, step_times_ns, time_report
+from .breakdown import Hops, arrays_of, energy_by_layer, hops_of, lines_of
+from .cost import CoreTimes, Counts, Traffic, energy_report, event_counts, step_times_ns, time_report
 from .counting import CoreCounter, Part, frames_of
 from .flows import FlowCounter
 from .max_affine import busiest, known, max_affine_ns
@@ -56,8 +56,10 @@ class ChipSim:
             updated = np.ones((1, 1, *population.shape))
             part = counter.of_population(population.name, activity[population.name][None, None], updated)
             parts[population.name] = part.repeated(samples * network.timesteps)
-        traffic = counter.traffic([parts])
-        return cost_of(program, traffic, hops_of(program, [parts]))
+        traffic, hops = counter.traffic([parts]), hops_of(program, [parts])
+        timed = _Timed.by_events(program, traffic)
+        lines = lines_of(program, timed.arrays(program, traffic, hops))
+        return {**cost_of(program, traffic, hops, timed), **lines}
 
     def run(
         self,
@@ -97,7 +99,7 @@ class ChipSim:
             wall_s=time.perf_counter() - started,
             startup_s=started - start,
             payloads={name: np.concatenate([batch.recorded[name] for batch in batches], axis=1) for name in record},
-            cost=cost_of(program, traffic, hops, timed),
+            cost={**cost_of(program, traffic, hops, timed), "kernels": simulation.engine.kernels},
             arrays=timed.arrays(program, traffic, hops) if options.arrays else {},
             trace=_trace(program, spikes, timed) if options.trace else None,
         )
@@ -113,6 +115,8 @@ def _check(program: Program, payloads: IntArray, options: RunOptions) -> None:
         raise CompileError("payloads", f"have shape {payloads.shape}", needed)
     if not len(payloads):
         raise CompileError("payloads", "no samples to run", "give at least one")
+    if payloads.dtype.kind not in "biu":
+        raise CompileError("payloads", f"are {payloads.dtype}", "needed: integers, as `Program.encode` gives them")
     low, high = int(payloads.min()), int(payloads.max())
     least = -most if network.input_kind == "currents" else 0
     if low < least or high > most:
@@ -197,7 +201,7 @@ class _Again:
 class _Timed:
     """How long chip steps take (steps,) in ns, which of them went through the router, and what is said of it."""
 
-    busy: tuple[Counts, Counts]
+    busy: CoreTimes
     step_ns: Counts
     routed: NDArray[np.bool_]
     name: str
@@ -205,7 +209,7 @@ class _Timed:
 
     @classmethod
     def by_events(cls, program: Program, traffic: Traffic) -> "_Timed":
-        busy = core_busy_ns(traffic, program.chip)
+        busy = CoreTimes(traffic, program.chip)
         step_ns = step_times_ns(traffic, program.chip, program.placement.routers_of_a_chip, busy)
         return cls(busy, step_ns, np.zeros(len(step_ns), bool), "event")
 
@@ -255,7 +259,7 @@ def _trace(program: Program, spikes: _Again, timed: _Timed) -> Trace:
     apart = timed.name != "max-affine"
     barrier = program.chip.time.barrier_ns(program.placement.routers_of_a_chip) if apart else 0.0
     packets, direction, x, y = _links(program, spikes, timed)
-    generation, reception = timed.busy
+    generation, reception = timed.busy.of(0, timed.busy.steps)
     lines = TimeLines(timed.step_ns, timed.routed, barrier, generation, reception, packets, direction, x, y)
     return trace_of(program, lines)
 

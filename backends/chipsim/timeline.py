@@ -1,7 +1,7 @@
 """Time lines of a run: what cores and links do in every chip step, as arrays and as a Chrome trace (Perfetto reads it).
 
 A chip step begins with all cores at once; a core generates and receives at the same time, from the start of the step,
-each for as long as its counts take (`cost.core_busy_ns`). The barrier is the end of the step. Where a step went through
+each for as long as its counts take (`cost.CoreTimes`). The barrier is the end of the step. Where a step went through
 the clocked router, its duration is the router's; when single packets were under way is not in the trace.
 """
 
