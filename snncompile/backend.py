@@ -3,8 +3,9 @@
 Backends are found through the entry-point group `snncompile.backends`; the core imports none of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -51,6 +52,19 @@ class RunOptions:
     trace: bool = False
 
 
+@dataclass(frozen=True)
+class ProcessOptions:
+    """What a backend that runs a network as processes is asked for.
+
+    style: one of the backend's `styles`; the first is the default. placement: a process for every core slice.
+    membranes: populations whose u before firing is recorded (`Run.membranes`).
+    """
+
+    style: str | None = None
+    placement: bool = False
+    membranes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Time lines of a run. lines: arrays per chip step, core and link; events: the same as a Chrome trace for JSON."""
@@ -65,7 +79,7 @@ class Run:
 
     output (N, classes): integer state of the readout after step T. `payloads`: per recorded population (T, N, *shape).
     `cost`: energy, time and counts where the backend models them (keys of `run --json`), else empty. `arrays`, `trace`:
-    what `RunOptions` asked for.
+    what `RunOptions` asked for. `membranes`: as `payloads`, u before firing. `notes`: what `run --json` adds.
     """
 
     backend: str
@@ -76,6 +90,8 @@ class Run:
     cost: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     trace: Trace | None = None
+    membranes: Mapping[str, IntArray] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prediction(self) -> NDArray[np.int64]:
@@ -123,14 +139,38 @@ class TimedBackend(Backend, Protocol):
         """As `Backend.run`. Raises CompileError where the chip's model does not hold what `options.timing` needs."""
 
 
+@runtime_checkable
+class ProcessBackend(Backend, Protocol):
+    """A backend that runs a network as processes, in one style or another."""
+
+    styles: tuple[str, ...]
+
+    def run(
+        self,
+        program: "Program",
+        directory: "Path",
+        payloads: IntArray,
+        record: Sequence[str] = (),
+        progress: Progress = silent,
+        options: ProcessOptions = ...,
+    ) -> Run:
+        """As `Backend.run`. Raises CompileError for an unknown style, or more slices than processes are allowed."""
+
+
 def backend_names() -> tuple[str, ...]:
     return tuple(sorted(point.name for point in entry_points(group=GROUP)))
 
 
+@cache
+def _made_by(name: str) -> Callable[[], Backend] | None:
+    """What makes the backend `name`; None where none has this name. Looking through all packages takes a while."""
+    found: list[EntryPoint] = [point for point in entry_points(group=GROUP) if point.name == name]
+    return found[0].load() if found else None
+
+
 def load_backend(name: str) -> Backend:
     """The backend `name`. Raises CompileError with the nearest known name."""
-    found: list[EntryPoint] = [point for point in entry_points(group=GROUP) if point.name == name]
-    if not found:
+    made_by = _made_by(name)
+    if made_by is None:
         raise CompileError("--backend", f"no backend {name!r}", nearest(name, (*backend_names(), "reference")))
-    backend: Backend = found[0].load()()
-    return backend
+    return made_by()

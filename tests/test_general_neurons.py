@@ -349,3 +349,17 @@ def test_a_neuron_without_memory_forgets_in_integers_too() -> None:
     x = np.array([[[3], [3], [4], [1], [5]]])
     trace = reference.run_integer(integers, x)
     assert trace.payloads["n"].ravel().tolist() == [0, 0, 1, 0, 1]
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=60)
+def test_bounds_found_early_are_those_of_all_steps(seed: int) -> None:
+    network = replace(integer_network(seed, listed=True, general=True), timesteps=12, microsteps=1)
+    plain = replace(network, populations=tuple(replace(p, mixing=None) for p in network.populations))
+    found = [prove(plain, p) for p in plain.populations]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("snncompile.quantization.state_bounds._steady", lambda network: network.timesteps - 1)
+        all_steps = [prove(plain, p) for p in plain.populations]
+    for one, other in zip(found, all_steps, strict=True):
+        for field in ("input_low", "input_high", "state_low", "state_high"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))

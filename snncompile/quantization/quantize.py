@@ -256,13 +256,14 @@ def _rounded_layer(
     needed, unshifted = 0, _unshifted(layer, rounded)
     fewest = 0 if layer.node.unit is None else numerics.fraction_bits_max
     _check_kept(layer, rounded)
-    for fraction in range(numerics.fraction_bits_max + rounded.finer, fewest - 1, -1):
+    fraction, weights = numerics.fraction_bits_max + rounded.finer, layer.weights
+    while True:
         unit = rounded.scale / 2**fraction
         synapses = [
             unshifted[node.name].shifted(fraction + rounded.exponents[node.name])
             if node.name in unshifted
             else _synapses(node, weight, rounded, fraction)
-            for node, weight in zip(layer.synapses, layer.weights, strict=True)
+            for node, weight in zip(layer.synapses, weights, strict=True)
         ]
         population = _population(layer, rounded.bias, synapses, unit, numerics)
         network = replace(before, synapses=tuple(synapses), populations=(*before.populations, population))
@@ -271,6 +272,10 @@ def _rounded_layer(
         if needed <= numerics.state_bits and _holds(synapses, population, numerics):
             proven = replace(population, input_bits=bounds.input_bits, state_bits=needed)
             return (synapses, proven, unit), needed
+        # each step down halves the states; rounding takes off at most one bit more over all of them
+        if fraction == fewest:
+            break
+        fraction = max(fewest, fraction - max(1, needed - numerics.state_bits - 1))
     if needed <= numerics.state_bits:
         raise CompileError(
             layer.node.name,

@@ -1,5 +1,6 @@
 """Interval arithmetic that proves how many bits the state of a population needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +93,9 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     j takes u in [threshold_j, threshold_{j+1}) to u - subtract_j, so v_high is the largest such end. The state is all
     that is kept: u, v, the synaptic current, stored input, adapted thresholds. Interval arithmetic; no float.
     """
-    arriving = [_arriving(network, population, t) for t in range(network.timesteps)]
+    steady = _steady(network)
+    arriving = [_arriving(network, population, t) for t in range(steady + 1)]
+    arriving += arriving[-1:] * (network.timesteps - len(arriving))
     if population.sums:
         low = np.min([low for low, _ in arriving], axis=0)
         high = np.max([high for _, high in arriving], axis=0)
@@ -106,8 +109,11 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     v = (population.v0, population.v0)
     i = (zero, zero)
     h = (zero, zero) if population.adapt_start is None else (population.adapt_start, population.adapt_start)
-    laterals = (zero, zero)
+    laterals, before = (zero, zero), (zero,)
     for t in range(network.timesteps):
+        if t > steady + 1 and population.mixing is None and _same((*v, *i, *h), before):
+            break  # every later step is this one
+        before = (*v, *i, *h)
         micro = t % network.microsteps
         laterals = _lateral(network, population, t)
         current = _plus(_mixed(population, biased, t), laterals)
@@ -129,6 +135,17 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     low = np.min([bounds[0] for bounds in arriving], axis=0) + np.minimum(laterals[0], 0)
     high = np.max([bounds[1] for bounds in arriving], axis=0) + np.maximum(laterals[1], 0)
     return Bounds(low, high, seen.low, seen.high)
+
+
+def _steady(network: QuantNetwork) -> int:
+    """A step from which on every source sends within the same interval."""
+    if network.microsteps > 1:
+        return network.timesteps - 1
+    return min(network.timesteps - 1, 1 + sum(synapses.lag for synapses in network.synapses))
+
+
+def _same(one: Sequence[IntArray], other: Sequence[IntArray]) -> bool:
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
 
 
 class _Seen:
