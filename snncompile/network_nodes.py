@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from snncompile.semantics import Fire, Reset
+
 Array = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
-Reset = Literal["soft", "hard", "none"]
-Fire = Literal["ge", "gt"]
 Coding = Literal["direct", "events", "rate"]
 
 INPUT_PAYLOAD_MAX = 255

@@ -152,6 +152,12 @@ def check_emitted(directory: Path, program: Program, backend: Backend) -> None:
             )
 
 
+def seal_of(directory: Path) -> str:
+    """The seal of a program that `read_program` has read: what results of it carry to say whose they are."""
+    seal: str = json.loads((directory / PROGRAM).read_text())["seal"]
+    return seal
+
+
 def read_report(directory: Path) -> dict[str, Any]:
     """report.json of a sealed directory, checked like the program."""
     read_program(directory)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test process a core (pytest-xdist), and none takes both
+
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("default")
 
@@ -73,7 +75,7 @@ def fashion_data() -> Path:
 @pytest.fixture(scope="session")
 def fashion_program(tmp_path_factory: pytest.TempPathFactory, fashion_model: Path) -> Path:
     """The example model compiled for loihi2-sim; the sealed directory."""
-    from snncompile.compile import compile_file
+    from snncompile.compiler import compile_file
 
     directory = tmp_path_factory.mktemp("compiled") / "fashion"
     compile_file(fashion_model, "loihi2-sim", directory)

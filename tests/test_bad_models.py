@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from snncompile.compile import compile_file
+from snncompile.compiler import compile_file
 from snncompile.errors import CompileError
 from snncompile.nn import (
     LMHT,
@@ -41,8 +41,9 @@ def shortcut_of_another_shape() -> nn.Module:
     return network
 
 
-def norm_without_a_convolution() -> nn.Module:
-    network = small(StbpLIF(), TdBatchNorm2d(4), StbpLIF())
+def norm_before_padding() -> nn.Module:
+    network = small(StbpLIF(), TdBatchNorm2d(4), PerStep(nn.Conv2d(4, 4, 3, padding=1)), StbpLIF())
+    nn.init.ones_(network[3].bias)
     network(torch.zeros(1, 1, 8, 8))
     return network
 
@@ -83,9 +84,9 @@ CASES = (
         r"3 \(Residual\): the body gives shape \(4, 4, 4\), the identity \(4, 8, 8\)",
     ),
     (
-        norm_without_a_convolution,
+        norm_before_padding,
         "loihi2-sim",
-        r"03_batch_norm: follows 02_stbp_lif \(MultiThresholdLIF\); a batch norm folds only into",
+        r"4\.0 \(Conv2d\): reads normalised values with zeros padded around them; a batch norm folds into",
     ),
     (threshold_of_zero, "loihi2-sim", r"2 \(StbpLIF\): thresholds are \[0\.0\], they must be positive"),
     (not_a_number, "loihi2-sim", r"1\.0 \(Conv2d\): weight holds NaN or infinite values"),

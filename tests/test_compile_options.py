@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snncompile.backend import load_backend
-from snncompile.compile import Options, compile_file
+from snncompile.compiler import Options, compile_file
 from snncompile.data import Samples
 from snncompile.errors import CompileError
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from snncompile.backend import load_backend
-from snncompile.compile import compile_file
+from snncompile.compiler import compile_file
 from snncompile.data import load_samples
 from snncompile.frontend.checkpoint import load_module
 from snncompile.proof.verify import verify_program

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from snncompile.compile import run_passes
+from snncompile.compiler import run_passes
 from snncompile.frontend import load_model
 from snncompile.frontend.to_network import to_network
 from snncompile.nn import (

@@ -15,7 +15,7 @@ from torch import nn
 from snncompile import reference
 from snncompile.backend import load_backend
 from snncompile.chip import load_target
-from snncompile.compile import Options, compile_file
+from snncompile.compiler import Options, compile_file
 from snncompile.data import load_samples
 from snncompile.errors import CompileError, InternalError
 from snncompile.frontend.to_network import to_network

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snncompile.backend import load_backend
-from snncompile.compile import compile_file
+from snncompile.compiler import compile_file
 from snncompile.data import load_samples
 from snncompile.errors import CompileError
 from snncompile.frontend.checkpoint import load_module

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from snncompile.network import Fire, Reset
+from snncompile.semantics import Fire, Reset
 
 Count = Annotated[int, Field(gt=0)]
 Bits = Annotated[int, Field(ge=0)]

@@ -6,10 +6,13 @@ Nothing heavy is imported before a command needs it: `--help` loads neither torc
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from snncompile import __version__
 from snncompile.cli.checking import check
 from snncompile.cli.compiling import compile_command
+from snncompile.cli.diffing import diff
+from snncompile.cli.exporting import export
 from snncompile.cli.reporting import report
 from snncompile.cli.running import run
 from snncompile.cli.targets import targets
@@ -30,15 +33,21 @@ class DefaultToCompile(click.Group):
             args = ["compile", *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands; where none begins so, files: a model to compile."""
+        return super().shell_complete(ctx, incomplete) or [CompletionItem(incomplete, type="file")]
+
 
 @click.group(cls=DefaultToCompile, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="snncompile")
 def cli() -> None:
     """Compiles trained spiking neural networks to neuromorphic chips.
 
-    snncompile MODEL --target loihi2-sim -o DIR compiles; run, verify and report take DIR.
+    snncompile MODEL --target loihi2-sim -o DIR compiles; run, verify and report take DIR, diff takes two.
+
+    Completion in the shell: eval "$(_SNNCOMPILE_COMPLETE=bash_source snncompile)", or zsh_source, fish_source.
     """
 
 
-for command in (compile_command, check, run, verify, report, targets):
+for command in (compile_command, check, run, verify, report, diff, export, targets):
     cli.add_command(command)

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snncompile.cli.common import console_of, json_option, print_json
+from snncompile.cli.common import complete_target, console_of, json_option, print_json, quiet_option
 from snncompile.cli.compiling import chips_option, input_coding_option, input_shape_option, lowering_option
+from snncompile.cli.reading import popped_reading, reading_options
 from snncompile.errors import CompileError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from snncompile.frontend.reading import Reading
     from snncompile.network import Network
     from snncompile.program import InputCoding
 
@@ -20,7 +22,12 @@ MOST_FIXES = 6
 
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="What to check against; `snncompile targets` lists them.")
+@click.option(
+    "--target",
+    required=True,
+    shell_complete=complete_target,
+    help="What to check against; `snncompile targets` lists them.",
+)
 @chips_option
 @click.option(
     "--shapes", type=click.Path(path_type=Path), help="A .yaml of layers instead of MODEL: before anything is trained."
@@ -29,10 +36,13 @@ MOST_FIXES = 6
 @lowering_option
 @input_coding_option
 @input_shape_option
+@reading_options
+@quiet_option
 @json_option
 @click.pass_context
 def check(
     ctx: click.Context,
+    /,
     model: Path | None,
     target: str,
     chips: str | None,
@@ -42,6 +52,7 @@ def check(
     input_coding: "InputCoding",
     input_shape: tuple[int, ...] | None,
     as_json: bool,
+    **said: Any,
 ) -> None:
     """Says whether MODEL (or a network of the given shapes) fits a target, what does not, and what to change.
 
@@ -59,7 +70,10 @@ def check(
             raise CompileError("--chips", f"{chip.name} comes as one chip", "leave --chips away")
         chip = on_board(chip, chips)
     result = checked(
-        _network(model, shapes, input_shape), chip, Asked(weight_bits, lowering, input_coding), shapes is not None
+        _network(model, shapes, input_shape, popped_reading(said)),
+        chip,
+        Asked(weight_bits, lowering, input_coding),
+        shapes is not None,
     )
     if as_json:
         print_json(result)
@@ -69,7 +83,9 @@ def check(
         ctx.exit(1)
 
 
-def _network(model: Path | None, shapes: Path | None, input_shape: tuple[int, ...] | None) -> "Network":
+def _network(
+    model: Path | None, shapes: Path | None, input_shape: tuple[int, ...] | None, reading: "Reading"
+) -> "Network":
     if shapes is not None:
         from snncompile.frontend.shapes import read_shapes
 
@@ -81,13 +97,13 @@ def _network(model: Path | None, shapes: Path | None, input_shape: tuple[int, ..
     assert model is not None
     if not model.exists():
         raise CompileError(str(model), "no such file", "give a .pt saved whole with torch.save, or a .nir file")
-    return run_passes(to_network(load_model(model, input_shape)))
+    return run_passes(to_network(load_model(model, input_shape, reading)))
 
 
 def _print(result: dict[str, Any], console: "Console") -> None:
-    from rich.table import Table
+    from snncompile.report.tables import table_of
 
-    table = Table(title=f"{result['target']}: {_verdict(result)}", title_justify="left")
+    table = table_of(f"{result['target']}: {_verdict(result)}", not console.is_terminal)
     table.add_column("layer", overflow="fold")
     for column in ("neurons", "synapses", "weight bits", "cores"):
         table.add_column(column, justify="right")

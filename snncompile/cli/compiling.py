@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from snncompile.cli.common import console_of, json_option, print_json
+from snncompile.cli.common import console_of, json_option, print_json, quiet_option, target_option, told_on
+from snncompile.cli.reading import popped_reading, reading_options
 from snncompile.errors import CompileError
 
 
@@ -48,7 +49,7 @@ input_shape_option = click.option("--input-shape", callback=parse_shape, help="C
 
 @click.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="What to compile for; `snncompile targets` lists them.")
+@target_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the program. [default: build/MODEL]")
 @click.option(
     "--weight-bits", callback=parse_bits, default="8", show_default=True, help="Bits of a weight, or auto (see below)."
@@ -60,11 +61,13 @@ input_shape_option = click.option("--input-shape", callback=parse_shape, help="C
 @lowering_option
 @input_coding_option
 @input_shape_option
+@reading_options
 @click.option("--calibrate", type=click.Path(path_type=Path), help="Data (never the test set) for rates and rounding.")
 @chips_option
 @click.option("--share-cores", is_flag=True, help="Small layers share a core: fewer cores, never a shorter step.")
 @click.option("--effort", type=int, default=1, show_default=True, help="Search for a placement: 0 (none) to 3.")
 @click.option("--pin", "pins", multiple=True, metavar="LAYER=CHIP:CORE", help="Put a layer's cores there. Repeatable.")
+@quiet_option
 @json_option
 def compile_command(
     model: Path,
@@ -80,33 +83,30 @@ def compile_command(
     --weight-bits auto chooses each layer's bits so that the chip has least to do, within the accuracy drop measured on
     half of the --calibrate data. The roundings activation and gptq need --calibrate as well.
     """
-    from snncompile.compile import Options, compile_file
+    from snncompile.compiler import Options, compile_file
     from snncompile.data import load_samples
     from snncompile.mapping.pins import parse_pin
     from snncompile.pipeline import StepLog
 
     if not model.exists():
         raise CompileError(str(model), "no such file", "give a .pt saved whole with torch.save, or a .nir file")
-    errors = console_of(stderr=True)
-
-    def tell(number: int, total: int, name: str) -> None:
-        if errors.is_terminal:
-            errors.print(f"step {number}/{total} {name}", style="dim")
-
     compiled = compile_file(
         model,
         target,
         output or Path("build") / model.stem,
-        Options(**options, pins=dict(parse_pin(pin) for pin in pins)),
+        Options(reading=popped_reading(options), **options, pins=dict(parse_pin(pin) for pin in pins)),
         None if calibrate is None else load_samples(calibrate),
-        StepLog(tell),
+        StepLog(told_on(console_of(stderr=True))),
     )
     if as_json:
         return print_json(compiled.report)
+    from snncompile.contract import contract_lines
     from snncompile.report.terminal import print_report
 
     console = console_of()
     print_report(compiled.report, console)
+    for line in contract_lines(compiled.report["contract"]):
+        console.print(line, style="dim", soft_wrap=True, highlight=False, markup=False)
     seconds = sum(step["seconds"] for step in compiled.report["steps"])
     console.print(f"wrote {compiled.directory} in {seconds:.1f} s", soft_wrap=True)
     return None

@@ -1,7 +1,7 @@
 """`snncompile run`."""
 
 import json
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from snncompile.cli.common import (
     limit_option,
     print_json,
     progress_bar,
+    quiet_option,
     read,
     samples_of,
 )
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from snncompile.backend import Progress, Run, RunOptions, Timing
-    from snncompile.data import Samples
+    from snncompile.backend import Run, Timing
     from snncompile.program import Program
 
 
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
-    help="Write prediction and output, and counts, times and energy by core and step, to this .npz.",
+    help="Write prediction and output, counts, times and energy by core and step, and spikes, to this .npz; "
+    "`report --html --run` shows it.",
 )
 @click.option(
     "--trace",
@@ -55,11 +56,20 @@ if TYPE_CHECKING:
     "--probe",
     multiple=True,
     metavar="LAYER[:i,j,k]",
-    help="Also spikes and membranes of a layer, or of one neuron of it, in the trace's .npz. Repeatable.",
+    help="Also spikes and membranes of a layer, or of one neuron of it, in the trace's .npz. Repeatable. "
+    "With --backend lava: Lava's own, in the .npz of --save.",
 )
+@click.option(
+    "--lava-style",
+    type=click.Choice(["fused", "stock"]),
+    help="--backend lava: one Process a population, or Lava's own Dense, Conv, Sparse and LIF where they are exact. "
+    "[default: fused]",
+)
+@click.option("--lava-placement", is_flag=True, help="--backend lava: a Process for every core slice (at most 63).")
 @click.option(
     "--metrics", is_flag=True, help="Also footprint, sparsity, effective MACs and ACs, as NeuroBench has them."
 )
+@quiet_option
 @json_option
 def run(
     directory: Path,
@@ -72,33 +82,43 @@ def run(
     probe: tuple[str, ...],
     metrics: bool,
     as_json: bool,
+    lava_style: str | None,
+    lava_placement: bool,
 ) -> None:
     """Runs the program in DIRECTORY on data."""
-    from snncompile.backend import RunOptions
-    from snncompile.probe import Probe, probed
+    from snncompile.backend import ProcessOptions, RunOptions
+    from snncompile.inference import infer, summary_of
+    from snncompile.probe import Probe, probed, recorded
+    from snncompile.report.recorded import spikes_of
+    from snncompile.sealed import seal_of
 
     for path in (save, trace):
         if path is not None and not path.absolute().parent.is_dir():
             raise CompileError(str(path), "is in a folder that does not exist", "make the folder first")
-    if probe and trace is None:
+    by_backend = backend == "lava" and save is not None
+    if probe and trace is None and not by_backend:
         raise CompileError("--probe", "is written to a trace", "give --trace FOLDER, too")
     program, samples = read(directory), samples_of(data, limit)
     probes = [Probe.parse(text, program.network) for text in probe]
     payloads = program.encode(samples.x, samples.source)
     chosen = RunOptions(cast("Timing", timing or "auto"), arrays=save is not None, trace=trace is not None)
+    watched = tuple(dict.fromkeys(probe.population for probe in probes)) if by_backend and trace is None else ()
+    processes = ProcessOptions(lava_style, lava_placement, watched)
     with progress_bar(backend) as progress:
-        result = _run(backend, program, directory, payloads, progress, chosen, asked=timing or trace)
+        result = infer(backend, program, directory, payloads, progress, chosen, timing or trace, processes)
+    if watched:
+        result = replace(result, arrays={**result.arrays, **recorded(result, probes)})
     if trace is not None:
         with progress_bar("probes") as progress:
             _write_trace(trace, result, probed(program.network, payloads, probes, progress))
-    summary = _run_summary(result, samples)
+    summary = {**summary_of(result, samples), "data": Path(samples.source).name, "program": seal_of(directory)}
     if metrics:
         from snncompile.metrics import metrics_of
 
         with progress_bar("metrics") as progress:
             summary["metrics"] = metrics_of(program, payloads, progress)
     if save is not None:
-        _save(save, result, program)
+        _save(save, result, program, summary, spikes_of(program, directory, payloads))
     return print_json(summary) if as_json else _print(summary)
 
 
@@ -106,101 +126,28 @@ def _print(summary: dict[str, Any]) -> None:
     console = console_of()
     counted = summary.pop("metrics", {})
     for key, value in {**summary, **counted}.items():
-        if key not in ("layers", "energy_by_layer"):
+        if key not in ("layers", "energy_by_layer", "program", "kernels"):
             console.print(f"{key:<28} {_readable(value)}", soft_wrap=True)
     for layer, energy in summary.get("energy_by_layer", {}).items():
         band = {bound: energy[f"{bound}_uj"] for bound in ("low", "nominal", "high")}
         console.print(f"{f'energy_uj {layer}':<28} {_readable(band)}", soft_wrap=True, highlight=False)
 
 
-def _run(
-    backend: str,
-    program: "Program",
-    directory: Path,
-    payloads: "NDArray[np.int64]",
-    progress: "Progress",
-    options: "RunOptions",
-    asked: str | Path | None,
-) -> "Run":
-    """asked: --timing or --trace where given, which a backend without times refuses."""
-    from snncompile import reference
-    from snncompile.backend import Run, TimedBackend, load_backend
-    from snncompile.sealed import check_emitted
-
-    loaded = None if backend == "reference" else load_backend(backend)
-    if loaded is not None:
-        check_emitted(directory, program, loaded)
-        if isinstance(loaded, TimedBackend):
-            return loaded.run(program, directory, payloads, (), progress, options)
-    if asked is not None:
-        given = "--trace" if isinstance(asked, Path) else "--timing"
-        raise CompileError(given, f"the backend {backend!r} models no time", "use --backend sim")
-    if loaded is not None:
-        return loaded.run(program, directory, payloads, (), progress)
-    start = time.perf_counter()
+def _save(
+    path: Path, result: "Run", program: "Program", summary: dict[str, Any], spikes: "dict[str, NDArray[np.generic]]"
+) -> None:
+    """summary: what `run --json` prints; spikes: of `recorded.spikes_of`. The report reads both."""
     import numpy as np
 
-    outputs = []
-    for first in range(0, len(payloads), 50):
-        outputs.append(reference.run_integer(program.network, payloads[first : first + 50]).output)
-        progress(min(first + 50, len(payloads)), len(payloads))
-    return Run("reference", np.concatenate(outputs), time.perf_counter() - start, 0.0)
-
-
-def _run_summary(result: "Run", samples: "Samples") -> dict[str, Any]:
-    cost = result.cost
-    energy = cost.get("energy_pj")
-    correct = None if samples.y is None else float((result.prediction == samples.y).mean())
-    summary: dict[str, Any] = {
-        "backend": result.backend,
-        "samples": len(samples),
-        "accuracy": correct,
-        "synops_per_inference": cost.get("synops"),
-        "spikes_per_inference": cost.get("spikes"),
-        "packets_per_inference": cost.get("packets"),
-        "energy_uj_per_inference": None if energy is None else {k: energy[k] / 1e6 for k in ("low", "nominal", "high")},
-        "static_energy_uj_during_latency": cost.get("static_energy_uj_during_latency"),
-        "latency_us_per_inference": cost.get("latency_us"),
-        "inferences_per_s_on_chip": cost.get("inferences_per_s"),
-        "timing": cost.get("timing"),
-        "chip_steps": cost.get("steps"),
-        "routed_steps": cost.get("routed_steps"),
-        "wall_s": result.wall_s,
-        "startup_s": result.startup_s,
-    }
-    if cost.get("timing_note"):
-        summary["timing_note"] = cost["timing_note"]
-    for key in ("timing_basis", "max_affine_counts"):
-        if key in cost:
-            summary[key] = cost[key]
-    if "energy_by_layer_pj" in cost:
-        summary["energy_by_layer"] = {layer: _in_uj(entry) for layer, entry in cost["energy_by_layer_pj"].items()}
-    if energy is not None:
-        summary["energy_uj_by_cause"] = {
-            cause: None if pj is None else pj / 1e6 for cause, pj in energy["by_cause"].items()
-        }
-        summary["energy_sources"] = {
-            name: {"inherited": entry["inherited"], "not_published": entry["not_published"]}
-            for name, entry in energy["cost_sets"].items()
-        }
-    return summary
-
-
-def _in_uj(entry: dict[str, Any]) -> dict[str, Any]:
-    """{low, nominal, high}_uj and by_cause_uj from the same in pJ; what is not published stays None."""
-    bounds = {f"{bound}_uj": entry[bound] / 1e6 for bound in ("low", "nominal", "high")}
-    causes = {cause: None if pj is None else pj / 1e6 for cause, pj in entry["by_cause"].items()}
-    return {**bounds, "by_cause_uj": causes}
-
-
-def _save(path: Path, result: "Run", program: "Program") -> None:
     from snncompile.sealed import npz_bytes
 
     arrays = {
         "prediction": result.prediction,
         "output": result.output * program.host.output_scale,
         "output_state": result.output,
+        "summary": np.array(json.dumps(summary)),
         **result.arrays,
+        **spikes,
     }
     _write(path, npz_bytes(arrays))
 

@@ -1,11 +1,11 @@
 """`snncompile targets`."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from snncompile.cli.common import console_of, json_option, print_json
+from snncompile.cli.common import complete_target, console_of, json_option, print_json
+from snncompile.report.constants import SECTIONS, constant_rows, energy_rows, source_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,24 +13,9 @@ if TYPE_CHECKING:
 
     from snncompile.chip import AnyChip
 
-UNKNOWN = "unknown"
-SECTIONS = {
-    "mesh": "routers and boards",
-    "boards": "",
-    "core": "limits of a core",
-    "layer_core": "limits of a core, which holds one layer",
-    "synapse_memory": "how synapses fill memory",
-    "numerics": "integers",
-    "time": "time of an event",
-    "max_affine": "",
-    "router": "clocked mesh router",
-    "static_power": "power of a chip that does nothing",
-}
-"""Tables in the order they are printed; what has no title continues the table before."""
-
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_target)
 @json_option
 def targets(name: str | None, as_json: bool) -> None:
     """Lists the targets; with NAME prints limits, numerics, costs and sources of one.
@@ -48,9 +33,7 @@ def targets(name: str | None, as_json: bool) -> None:
     for target, chip in chips.items():
         cores = chip.mesh.cores if isinstance(chip, ChipLimits) else len(chip.layer_core.cores)
         only = "" if isinstance(chip, Chip) else " (check only)"
-        console_of().print(
-            f"{target:<15} {cores:>5} cores  {chip.description}{only}", highlight=False, markup=False, soft_wrap=True
-        )
+        click.echo(f"{target:<15} {cores:>5} cores  {chip.description}{only}")
     return None
 
 
@@ -73,7 +56,7 @@ def _print(chip: "AnyChip", console: "Console") -> None:
         if title or table is None:
             _flush(table, console)
             table = _table(title, console, "", "value", "basis", "confidence", "source")
-        for row in _rows(chip, section, plain[section]):
+        for row in constant_rows(chip, section, plain[section]):
             table.add_row(*row)
     _flush(table, console)
     if plain.get("energy"):
@@ -98,56 +81,17 @@ def _table(title: str, console: "Console", *columns: str) -> "Table":
     return table
 
 
-def _rows(chip: "AnyChip", section: str, value: Any) -> Iterator[tuple[str, ...]]:
-    """key, value, basis, confidence and number of its source, for everything below a key."""
-    for path, leaf in _leaves((section,), value):
-        dotted = ".".join(path)
-        source = chip.source_of(dotted)
-        numbers = isinstance(leaf, int | float) and not isinstance(leaf, bool)
-        listed = isinstance(leaf, list) and bool(leaf) and not isinstance(leaf[0], str)
-        if source is None and listed:
-            source = chip.source_of(f"{dotted}.0")
-        known = source is not None and (numbers or listed)
-        assert source is not None or not known
-        about = (
-            (source.basis, source.confidence, f"[{chip.sources.index(source) + 1}]") if known and source else ("",) * 3
-        )
-        yield (dotted, _shown(leaf), *about)
-
-
-def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Everything that is no table, by its path; records of a list go by their names or numbers."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves((*path, str(key)), item)
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        for number, item in enumerate(value):
-            yield from _leaves((*path, str(item.get("name", number))), {k: v for k, v in item.items() if k != "name"})
-    else:
-        yield path, value
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return UNKNOWN
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _energy_table(chip: "AnyChip", sets: list[dict[str, Any]], console: "Console") -> "Table":
     """One column for each cost set."""
     names = [f"{costs['name']}{' (nominal)' if costs['nominal'] else ''}" for costs in sets]
     table = _table("energy of an event, by cost set", console, "", *names)
-    for key in (key for key in sets[0] if key not in ("name", "nominal")):
-        table.add_row(key, *(_shown(costs[key]) for costs in sets))
-    sources = [chip.source_of(f"energy.{costs['name']}") for costs in sets]
-    table.add_row("source", *(f"[{chip.sources.index(s) + 1}] {s.basis}, {s.confidence}" if s else "" for s in sources))
+    for row in energy_rows(chip, sets):
+        table.add_row(*row)
     return table
 
 
 def _source_table(chip: "AnyChip", console: "Console") -> "Table":
     table = _table("sources", console, "", "covers", "basis", "confidence", "source")
-    for number, source in enumerate(chip.sources, 1):
-        table.add_row(f"[{number}]", ", ".join(source.covers), source.basis, source.confidence, source.source)
+    for row in source_rows(chip):
+        table.add_row(*row)
     return table

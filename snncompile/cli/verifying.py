@@ -12,6 +12,7 @@ from snncompile.cli.common import (
     limit_option,
     print_json,
     progress_bar,
+    quiet_option,
     read,
     samples_of,
 )
@@ -29,6 +30,7 @@ from snncompile.cli.common import (
     help="Exit 1 unless every stage up to STAGE equals the one before in every spike and output. Repeatable.",
 )
 @click.option("--dump", type=click.Path(path_type=Path), help="Write levels and membranes of all stages to this .npz.")
+@quiet_option
 @json_option
 @click.pass_context
 def verify(
@@ -43,6 +45,7 @@ def verify(
 ) -> None:
     """Compares float, folded, lowered, integer, simulator and Lava spike by spike; exit 1 if the last three differ."""
     from snncompile.proof.verify import STAGES, verify_program
+    from snncompile.sealed import seal_of
 
     program, samples = read(directory), samples_of(data, limit)
     chosen, note = _stages(stages, STAGES)
@@ -50,6 +53,7 @@ def verify(
         result = verify_program(
             directory, program, samples.x, samples.y, chosen, progress, require_equal=require_equal, dump=dump
         )
+    result["program"] = seal_of(directory)
     if note:
         result["note"] = note
     if as_json:

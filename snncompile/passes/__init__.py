@@ -1,1 +1,1 @@
-"""Passes over the float network, one a file; `compile.py` knows their order."""
+"""Passes over the float network, one a file; `pipeline.py` knows their order."""

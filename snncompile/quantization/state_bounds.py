@@ -109,7 +109,8 @@ def prove(network: QuantNetwork, population: Population) -> Bounds:
     v = (population.v0, population.v0)
     i = (zero, zero)
     h = (zero, zero) if population.adapt_start is None else (population.adapt_start, population.adapt_start)
-    laterals, before = (zero, zero), (zero,)
+    laterals = (zero, zero)
+    before: tuple[IntArray, ...] = ()
     for t in range(network.timesteps):
         if t > steady + 1 and population.mixing is None and _same((*v, *i, *h), before):
             break  # every later step is this one

@@ -10,7 +10,7 @@ from snncompile.mapping.partition import RESOURCES, compartments
 from snncompile.mapping.routes import Flow
 from snncompile.program import Program
 from snncompile.quant_network import Population, QuantSynapses
-from snncompile.report.mapping import mapping_report
+from snncompile.report.mapping import links_report, mapping_report
 
 INPUT_COMPUTED: dict[Kind, str] = {
     "pixels": "host rounds pixels to graded spikes, the same in every time step",
@@ -35,11 +35,13 @@ def build_report(program: Program, flow: Flow, cost: Mapping[str, Any], activity
         "chips_used": program.placement.chips_used,
         "chips_available": program.chip.mesh.chips,
         "board": _board(program.chip),
-        "cores": _cores(program),
+        "cores": _cores(program, cost),
         "layers": [_layer(program, population) for population in program.network.populations],
         "orders": {name: dict(saved) for name, saved in program.provenance.ordering.items()},
         "remedies": [dict(remedy) for remedy in program.provenance.remedies],
+        "contract": [dict(node) for node in program.provenance.contract],
         "mapping": mapping_report(program, flow, cost),
+        "links": links_report(program, flow),
         "estimate": _estimate(program, cost, activity_basis),
         "provenance": {
             "model_sha256": program.provenance.model_sha256,
@@ -57,14 +59,18 @@ def _board(chip: Chip) -> dict[str, Any]:
     return {"name": chip.board, "chips_across": mesh.chips_across, "chips_down": mesh.chips_down, "basis": basis}
 
 
-def _cores(program: Program) -> list[dict[str, Any]]:
+def _cores(program: Program, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every core: where it is, what it holds; energy (without links) and busy time per inference, as estimated."""
     rows = []
+    estimated = cost.get("by_core", {})
     for number, core in enumerate(program.core_graph.cores):
         where = {axis: int(getattr(program.placement, axis)[number]) for axis in ("chip", "x", "y", "slot")}
         row: dict[str, Any] = {"core": number, **where}
         for resource in RESOURCES:
             row[resource] = core.usage[resource]
             row[f"{resource}_limit"] = getattr(program.chip.core, resource)
+        for name in ("energy_pj", "busy_ns"):
+            row[name] = estimated[name][number] if name in estimated else None
         row["layers"] = [{"name": part.population, "box": [list(r) for r in part.box]} for part in core.slices]
         rows.append(row)
     return rows
@@ -91,12 +97,24 @@ def _layer(program: Program, population: Population) -> dict[str, Any]:
         "fraction_bits": max(s.exponent for s in incoming),
         "levels": len(population.thresholds),
         "reset": population.reset,
-        "decay": population.decay,
+        "decay": population.decay.tolist() if population.one_decay is None else population.one_decay,
+        "states": _states(population),
         "depth_steps": population.depth,
         **program.provenance.lowering[population.name],
         "cores": program.core_graph.grids[population.name].tiles,
         "tiles": list(program.core_graph.grids[population.name].splits),
     }
+
+
+def _states(population: Population) -> list[str]:
+    """What a neuron keeps or compares beyond its membrane and threshold."""
+    has = {
+        "synaptic current": population.current_decay,
+        "drive": population.drive,
+        "floor": population.floor,
+        "adaptive threshold": population.adapt_decay,
+    }
+    return [name for name, values in has.items() if values is not None]
 
 
 def _kind(synapses: QuantSynapses, population: Population, on_chip: Sequence[QuantSynapses]) -> str:
@@ -125,4 +143,5 @@ def _estimate(program: Program, cost: Mapping[str, Any], activity_basis: str) ->
         )
     if program.network.input_kind == "currents":
         notes.append("input: the host's work, and its writing of input currents, are not in time and energy")
-    return {**cost, "activity": activity_basis, "provenance": notes}
+    kept = {key: value for key, value in cost.items() if key != "by_core"}  # stands with the cores
+    return {**kept, "activity": activity_basis, "provenance": notes}

@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from snncompile.mapping.optimise import BORDER_LINKS
 from snncompile.mapping.place import Placement, place_random, place_row_major
-from snncompile.mapping.routes import Flow, route_quality
+from snncompile.mapping.routes import Flow, link_loads, route_quality
 from snncompile.program import Program
 
 BASELINE_SEED = 0
+
+DIRECTIONS = ("east", "west", "south", "north")
+"""Of a link, in the order of `link_loads`."""
 
 BOUND = (
     "cores: the time that a link takes for a packet is not published for this chip, so the estimated step times hold "
@@ -34,6 +39,18 @@ def mapping_report(program: Program, flow: Flow, cost: Mapping[str, Any]) -> dic
         "step_bound": BOUND,
         "border_links": BORDER_LINKS,
         "baselines": {name: _figures(program, placement, flow, cost) for name, placement in baselines.items()},
+    }
+
+
+def links_report(program: Program, flow: Flow) -> dict[str, Any]:
+    """Packets per inference over every used link: lists of direction, column and row of the router left, packets."""
+    loads = link_loads(flow, program.placement, program.chip.mesh)
+    way, row, column = np.nonzero(loads)
+    return {
+        "direction": [DIRECTIONS[number] for number in way.tolist()],
+        "x": column.tolist(),
+        "y": row.tolist(),
+        "packets": loads[way, row, column].tolist(),
     }
 
 

@@ -1,152 +1,130 @@
-"""The report as tables for people."""
+"""The report for people, in about thirty lines; `--full` adds every layer and core."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from snncompile.mapping.partition import RESOURCES
+from snncompile.report.steps import estimated_steps
+from snncompile.report.summary import weight_bits
+from snncompile.report.tables import core_table, layer_table, lowering_table, placement_table
+from snncompile.report.text import BARS, PLAIN_BARS, number, sparkline
 
-MOST_CORES = 64
-"""Cores listed one by one."""
+MOST_LAYERS = 10
 
-SHORT = {"neurons": "neurons", "synapse_words": "synapse words", "axons_in": "axons in", "axons_out": "axons out"}
+LOADS = (
+    ("neurons", "neurons"),
+    ("synapse memory", "synapse_words"),
+    ("axons in", "axons_in"),
+    ("axons out", "axons_out"),
+    ("busy time", "busy_ns"),
+    ("energy", "energy_pj"),
+)
+
+Report = Mapping[str, Any]
 
 
-def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Layers, cores and the estimate."""
-    console.print(_layer_table(report))
-    if report.get("lowerings"):
-        console.print(_lowering_table(report["lowerings"]))
-    console.print(_core_table(report))
-    mapping, estimate = report["mapping"], report["estimate"]
-    console.print(
+def print_report(report: Report, console: Console, full: bool = False) -> None:
+    """What is on the chip, what it costs and by which model; full: with every layer, core, lowering and note."""
+    plain = not console.is_terminal
+    console.print(layer_table(report, plain, None if full else MOST_LAYERS))
+    hidden = len(report["layers"]) - MOST_LAYERS
+    if hidden > 0 and not full:
+        _say(console, f"and {hidden} layers on fewer cores (--full lists all)")
+    if full:
+        if report.get("lowerings"):
+            console.print(lowering_table(report["lowerings"], plain))
+        console.print(core_table(report, plain))
+    _print_size(report, console)
+    for line in _loads(report, _bars(console)):
+        _say(console, line)
+    console.print(placement_table(report["mapping"], plain))
+    for line in _costs(report):
+        _say(console, line)
+    estimate = report["estimate"]
+    for note in estimate["provenance"] if full else ():
+        _say(console, f"  - {note}", style="dim")
+    if not full:
+        _say(console, f"activity: {estimate['activity']}", style="dim")
+        _say(
+            console, "`report DIR --full` has all cores and notes, `report DIR --html` figures and sources", style="dim"
+        )
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_size(report: Report, console: Console) -> None:
+    steps = str(report["timesteps"])
+    if report["microsteps"] != 1:
+        steps += f" ({report['microsteps']} micro-steps each time step)"
+    chips = f"{report['chips_used']} of {report['chips_available']} chips, " if report["chips_available"] > 1 else ""
+    _say(
+        console,
         f"{report['neurons']:,} neurons on {report['cores_used']} of {report['cores_available']} cores, "
-        f"{_chips(report)}{mapping['routers_used']} routers; T = {_steps(report)}, depth {report['depth_steps']} steps"
+        f"{chips}{report['mapping']['routers_used']} routers; T = {steps}, depth {report['depth_steps']} steps, "
+        f"{weight_bits(report)}",
     )
     for remedy in report.get("remedies", ()):
         cost = f"{remedy['neurons']:,} neurons and {remedy['steps']} steps more"
         problem = f"{remedy['used']:,} {remedy['resource'].replace('_', ' ')} (limit {remedy['limit']:,})"
-        console.print(f"{remedy['layer']} needed {problem}: {remedy['done']} ({cost})", soft_wrap=True)
-    console.print(f"input: {report['input']['kind']}; {report['input']['computed']}")
-    console.print(_placement_table(mapping))
-    if "energy_pj" in estimate:
-        console.print(_estimate_line(estimate))
-    for note in estimate["provenance"]:
-        console.print(f"  - {note}", style="dim")
+        _say(console, f"{remedy['layer']} needed {problem}: {remedy['done']} ({cost})")
+    _say(console, f"input: {report['input']['kind']}; {report['input']['computed']}")
 
 
-def _chips(report: Mapping[str, Any]) -> str:
-    if report["chips_available"] == 1:
-        return ""
-    return f"{report['chips_used']} of {report['chips_available']} chips, "
+def _bars(console: Console) -> str:
+    try:
+        BARS.encode(console.encoding)
+    except UnicodeEncodeError:
+        return PLAIN_BARS
+    return BARS
 
 
-def _steps(report: Mapping[str, Any]) -> str:
-    if report["microsteps"] == 1:
-        return str(report["timesteps"])
-    return f"{report['timesteps']} ({report['microsteps']} micro-steps each time step)"
+def _loads(report: Report, bars: str) -> list[str]:
+    """A line a resource: the load of every core, and that of the fullest."""
+    lines, cores = [], report["cores"]
+    for name, key in LOADS:
+        values = [core.get(key) for core in cores]
+        if None in values:
+            continue
+        most = max(values)
+        limit = cores[0].get(f"{key}_limit")
+        if key in ("busy_ns", "energy_pj"):
+            mean = sum(values) / len(values)
+            scale, unit = (1e-3, "us") if key == "busy_ns" else (1e-6, "uJ")
+            top, said = most, f"at most {number(most * scale)} {unit}, mean {number(mean * scale)}"
+        elif limit:
+            top, said = limit, f"at most {most:,} of {limit:,}, {100 * most / limit:.0f} %"
+        else:
+            top, said = most, f"at most {most:,}, limit unknown"
+        lines.append(f"{name:<15} {sparkline(values, top, bars=bars)}  {said}")
+    return [f"load of the {len(cores):,} cores, in the order of the layers", *lines]
 
 
-def _estimate_line(estimate: Mapping[str, Any]) -> str:
+def _costs(report: Report) -> list[str]:
+    """Energy and time with what they are made of; unknown where no backend models them."""
+    estimate = report["estimate"]
+    if "energy_pj" not in estimate:
+        return ["estimate per inference: unknown, no backend models energy and time"]
     energy = estimate["energy_pj"]
     low, nominal, high = (energy[key] / 1e6 for key in ("low", "nominal", "high"))
-    return (
+    causes = sorted(energy["by_cause"].items(), key=lambda item: -(item[1] or 0.0))
+    parts = [f"{cause.replace('_', ' ')} {_microjoule(value)}" for cause, value in causes if value != 0]
+    lines = [
         f"estimate per inference: {nominal:.1f} uJ (low {low:.1f}, high {high:.1f}), "
         f"latency {estimate['latency_us']:.1f} us, "
-        f"{estimate['synops']:,.0f} synops, {estimate['packets']:,.0f} packets"
-    )
+        f"{estimate['synops']:,.0f} synops, {estimate['packets']:,.0f} packets",
+        f"  uJ by cause: {', '.join(parts)}",
+    ]
+    inherited = [name for name, entry in energy["cost_sets"].items() if entry["inherited"]]
+    source = f"cost sets inherited from another chip: {', '.join(inherited)}" if inherited else "cost sets of this chip"
+    lines.append(f"  modelled, not measured; low and high: cheapest and dearest set; {source}")
+    steps = estimated_steps(report)
+    if steps is not None:
+        lines.append(f"  {steps.about}")
+    return lines
 
 
-def _layer_table(report: Mapping[str, Any]) -> Table:
-    table = Table(title=f"layers on {report['target']}", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for column in ("neurons", "synapses", "weight bits", "state bits", "depth", "cores"):
-        table.add_column(column, justify="right", overflow="fold")
-    table.add_column("lowering", overflow="fold")
-    table.add_column("exactness", overflow="fold")
-    for layer in report["layers"]:
-        table.add_row(
-            layer["name"],
-            _neurons(layer),
-            f"{layer['synapses']:,}",
-            "-" if layer["weight_bits"] is None else str(layer["weight_bits"]),
-            f"{layer['state_bits']} of {layer['state_bits_available']}",
-            str(layer["depth_steps"]),
-            str(layer["cores"]),
-            layer["lowering"],
-            layer["exactness"],
-        )
-    return table
-
-
-def _placement_table(mapping: Mapping[str, Any]) -> Table:
-    table = Table(title="placement, beside cores in rows and at random", title_justify="left")
-    table.add_column("")
-    for column in ("ours", "row-major", "random"):
-        table.add_column(column, justify="right")
-    placements = (mapping, mapping["baselines"]["row_major"], mapping["baselines"]["random"])
-    table.add_row("hops per packet", *(f"{of['hops_per_packet']:.2f}" for of in placements))
-    table.add_row("busiest link, packets per inference", *(f"{of['max_link_load']:,.0f}" for of in placements))
-    if mapping["step_us"] is not None:
-        table.add_row("estimated step us, cores alone", *(f"{of['step_us']:.3f}" for of in placements))
-        until = (of["link_ns_until_bound"] for of in placements)
-        table.add_row("links bound from ns a packet", *("-" if ns is None else f"{ns:.1f}" for ns in until))
-    return table
-
-
-def _lowering_table(lowerings: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="lowerings of multi-threshold neurons on this chip (--lowering)", title_justify="left")
-    table.add_column("lowering")
-    for column in ("neurons", "synapses", "steps", "cores", "uJ", "latency us"):
-        table.add_column(column, justify="right")
-    table.add_column("exactness", overflow="fold")
-    for entry in lowerings:
-        name = f"{entry['lowering']} (chosen)" if entry["chosen"] else entry["lowering"]
-        if not entry["possible"]:
-            table.add_row(name, *("-",) * 6, entry["why"])
-            continue
-        counts = (entry["neurons"], entry["synapses"], entry["timesteps"], entry["cores"])
-        energy, latency = f"{entry['energy_pj']['nominal'] / 1e6:.1f}", f"{entry['latency_us']:.0f}"
-        table.add_row(name, *(f"{count:,}" for count in counts), energy, latency, "; ".join(entry["exactness"]))
-    return table
-
-
-def _neurons(layer: Mapping[str, Any]) -> str:
-    members = layer["members"]
-    return f"{layer['neurons']:,}" if members == 1 else f"{layer['neurons_trained']:,} x {members}"
-
-
-def _core_table(report: Mapping[str, Any]) -> Table:
-    cores, title = report["cores"], "cores (used of limit)"
-    if len(cores) > MOST_CORES:
-        cores, title = _fullest(cores), "the fullest core of every layer (used of limit); --json lists all"
-    table = Table(title=title, title_justify="left")
-    table.add_column("core", justify="right", overflow="fold")
-    if report["chips_used"] > 1:
-        table.add_column("chip", justify="right", overflow="fold")
-    table.add_column("router", overflow="fold")
-    table.add_column("layer", overflow="fold")
-    for resource in RESOURCES:
-        table.add_column(SHORT[resource], justify="right", overflow="fold")
-    for core in cores:
-        used = (f"{core[r]} / {core[f'{r}_limit']}  {100 * core[r] / core[f'{r}_limit']:3.0f} %" for r in RESOURCES)
-        chip = [str(core["chip"])] if report["chips_used"] > 1 else []
-        layers = ", ".join(part["name"] for part in core["layers"])
-        table.add_row(str(core["core"]), *chip, f"({core['x']},{core['y']})", layers, *used)
-    return table
-
-
-def _fullest(cores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of every layer the core that uses most of any one limit."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for core in cores:
-        layers = ", ".join(part["name"] for part in core["layers"])
-        if layers not in found or _fill(core) > _fill(found[layers]):
-            found[layers] = core
-    return list(found.values())
-
-
-def _fill(core: Mapping[str, Any]) -> float:
-    return max(core[resource] / core[f"{resource}_limit"] for resource in RESOURCES)
+def _microjoule(value: float | None) -> str:
+    return "unknown" if value is None else number(value / 1e6)

@@ -5,12 +5,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from snncompile.report.tables import table_of
+
 EXACT = ("integer", "simulator", "lava")
 
 
 def print_verification(result: dict[str, Any], console: Console) -> None:
     """`result` as `verify.verify_program` gives it."""
-    console.print(_table(result))
+    console.print(_table(result, not console.is_terminal))
     for pair in result["pairs"]:
         _print_pair(pair, result["samples"], console)
     for stage, accuracy in result["accuracy"].items():
@@ -26,8 +28,8 @@ def print_verification(result: dict[str, Any], console: Console) -> None:
         console.print(f"required {upto}: {'equal on every spike' if holds else 'NOT EQUAL'}")
 
 
-def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['samples']} samples", title_justify="left")
+def _table(result: dict[str, Any], plain: bool) -> Table:
+    table = table_of(f"{result['samples']} samples", plain)
     for column in ("pair", "layer", "spikes compared", "differing", "agreement", "rate drift"):
         table.add_column(column, justify="left" if column in ("pair", "layer") else "right")
     for pair in result["pairs"]:

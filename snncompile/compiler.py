@@ -2,16 +2,18 @@
 
 import hashlib
 import platform
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from snncompile.backend import Activity, backend_names, load_backend
 from snncompile.chip import SIM_SUFFIX, Chip, load_target
 from snncompile.compare_lowerings import compare_lowerings
 from snncompile.data import Samples
 from snncompile.errors import CompileError
+from snncompile.frontend.reading import Reading
 from snncompile.levels import DEFAULT_BASIS, LevelRates, activity_of, default_levels, measured_levels
 from snncompile.lowering import resolve
 from snncompile.mapping.activity import packet_flow
@@ -31,7 +33,11 @@ from snncompile.pipeline import (
 from snncompile.program import InputCoding, Program, Provenance
 from snncompile.quantization.rounding import STATISTICAL, Rounding, method_of
 from snncompile.report.build import build_report
+from snncompile.report.command import command_line
 from snncompile.sealed import NETWORK, REPORT, check_replaceable, json_bytes, write_program
+
+if TYPE_CHECKING:
+    import nir
 
 SAMPLES_CALIBRATION = 200
 """Samples of the calibration data that activity is measured on."""
@@ -58,7 +64,8 @@ class Options:
     held-out half of the calibration data loses at most `max_accuracy_drop` points. rounding: one of
     `rounding.METHODS`. lowering: one of `lowering.MODES`; input_coding "rate": an analog image as binary spikes.
     chips: of the board (`chip.on_board`). share_cores: small layers on one core (`partition`). effort (0 to 3), pins:
-    of the placement (`mapping.optimise`, `mapping.pins`).
+    of the placement (`mapping.optimise`, `mapping.pins`). reading: what the user says of the model
+    (`frontend.reading`).
     """
 
     weight_bits: int | Literal["auto"] = 8
@@ -71,6 +78,19 @@ class Options:
     share_cores: bool = False
     effort: int = DEFAULT_EFFORT
     pins: Pins = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is compiled: the name it goes by, how it is read as a NIR graph, and how the hash of what was read is taken.
+
+    sha256 is given the NIR file of the graph.
+    """
+
+    name: str
+    read: Callable[[], "nir.NIRGraph"]
+    sha256: Callable[[bytes], str]
 
 
 def compile_file(
@@ -81,7 +101,28 @@ def compile_file(
     calibrate: Samples | None = None,
     log: StepLog | None = None,
 ) -> Compiled:
-    """Compiles a model file for a target and seals the result in `directory`.
+    """Compiles a model file for a target and seals the result in `directory`; raises as `compile_model`."""
+    options = options or Options()
+
+    def read() -> "nir.NIRGraph":
+        # nir and, for .pt, torch take a second to load: not before the target is known to exist
+        from snncompile.frontend import load_model  # noqa: PLC0415
+
+        return load_model(model, options.input_shape, options.reading)
+
+    source = Model(model.name, read, lambda network_nir: _sha256(model))
+    return compile_model(source, target, directory, options, calibrate, log)
+
+
+def compile_model(
+    model: Model,
+    target: str,
+    directory: Path,
+    options: Options | None = None,
+    calibrate: Samples | None = None,
+    log: StepLog | None = None,
+) -> Compiled:
+    """Compiles a model for a target and seals the result in `directory`.
 
     Raises CompileError for anything about model, data or target that cannot be compiled; nothing is written then.
     """
@@ -90,22 +131,21 @@ def compile_file(
     mode = resolve(options.lowering, chip.numerics)
     check_replaceable(directory)
     with log.step("frontend"):
-        # nir and, for .pt, torch take a second to load: not before the target is known to exist
-        from snncompile.frontend import load_model  # noqa: PLC0415
-        from snncompile.frontend.nir_write import write_nir  # noqa: PLC0415
-        from snncompile.frontend.to_network import to_network  # noqa: PLC0415
+        from snncompile.frontend.nir_write import write_nir  # noqa: PLC0415 - loads nir
+        from snncompile.frontend.to_network import read_network, with_reading  # noqa: PLC0415
 
-        graph = load_model(model, options.input_shape)
+        graph = with_reading(model.read(), options.reading)
         network_nir = write_nir(graph)
     with log.step("read"):
-        network = to_network(graph)
+        network, contract = read_network(graph)
     with log.step("passes"):
         folded = run_passes(network)
         ordering = choose_orders(folded, chip, mode, _widest(chip, options))
         lowered = run_passes(folded, lowering_passes(chip.numerics, mode, options.input_coding, ordering.orders))
     with log.step("calibrate"):
         how, tried = rounding_of(options, chip, lowered, calibrate)
-    made = _provenance(model, chip, options, how, folded, ordering)
+    made = _provenance(model.sha256(network_nir), chip, options, how, folded, ordering)
+    made = replace(made, contract=tuple(asdict(node) for node in contract))
     rates: list[tuple[LevelRates, str]] = []
 
     def activity_for(unplaced: Program) -> Activity:
@@ -121,6 +161,8 @@ def compile_file(
         report = build_report(program, packet_flow(program.network, program.core_graph, activity), cost or {}, basis)
         report["bit_budget"] = tried
         report["calibration"] = how.calibrated_on(_widest(chip, options))
+        report["provenance"]["model"] = model.name
+        report["provenance"]["command"] = command_line(model.name, target, options, Options(), calibrate)
         report["lowerings"] = compare_lowerings(folded, program, levels, cost or {})
     _seal(directory, program, network_nir, report, log)
     return Compiled(program, {**report, "steps": log.steps}, directory)
@@ -132,11 +174,11 @@ def _widest(chip: Chip, options: Options) -> int:
 
 
 def _provenance(
-    model: Path, chip: Chip, options: Options, how: Rounding, folded: Network, ordering: Ordering
+    model_sha256: str, chip: Chip, options: Options, how: Rounding, folded: Network, ordering: Ordering
 ) -> Provenance:
     mode = resolve(options.lowering, chip.numerics)
     return Provenance(
-        _sha256(model),
+        model_sha256,
         _versions(),
         pass_names(chip.numerics, mode, options.input_coding, ordering.orders),
         _widest(chip, options),
