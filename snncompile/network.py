@@ -23,7 +23,6 @@ from snncompile.network_nodes import (
     BatchNorm,
     Coding,
     Conv2d,
-    Fire,
     Flatten,
     Input,
     Linear,
@@ -31,7 +30,6 @@ from snncompile.network_nodes import (
     Node,
     Pair,
     Readout,
-    Reset,
     Shape,
     Sparse,
     Synapses,
@@ -43,6 +41,7 @@ from snncompile.network_nodes import (
     sparse,
     waits,
 )
+from snncompile.semantics import Fire, Reset
 
 __all__ = [
     "FOLDED",
