@@ -21,6 +21,7 @@ from snncompile.mapping.pins import Pins, pinned_slots
 from snncompile.mapping.place import place_hilbert
 from snncompile.network import FOLDED, Network
 from snncompile.passes.align_delays import AlignDelays
+from snncompile.passes.bias_neurons import SUFFIX, TOLD, BiasNeurons
 from snncompile.passes.connect_identity import ConnectIdentity
 from snncompile.passes.fold_avg_pool import FoldAvgPool
 from snncompile.passes.fold_batch_norm import FoldBatchNorm
@@ -62,6 +63,7 @@ def lowering_passes(
     return (
         *ordering,  # before lowering: the members of a neuron then stay together
         *coding,
+        *(() if numerics.current_bias else (BiasNeurons(numerics),)),  # before lowering: biases of trained neurons
         LowerNeurons(numerics, mode),
         AlignDelays(),  # last: depths count what is left
     )
@@ -171,7 +173,8 @@ def lower(
 def lowering_of(folded: Network, numerics: Numerics, mode: Mode) -> Mapping[str, Mapping[str, str]]:
     """Per population: how it is put on the chip, and what is claimed of that (rounding to integers apart)."""
     planned = plan(folded, numerics, mode).items()
-    return {name: {"lowering": lowered.lowering, "exactness": lowered.exactness} for name, lowered in planned}
+    added = {node.name + SUFFIX: TOLD for node in BiasNeurons(numerics).of(folded)}
+    return {name: {"lowering": lowered.lowering, "exactness": lowered.exactness} for name, lowered in planned} | added
 
 
 def pass_names(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from snncompile import reference
-from snncompile.backend import Progress, silent
+from snncompile.backend import Progress, Run, silent
 from snncompile.errors import CompileError, nearest
 from snncompile.quant_network import IntArray, QuantNetwork
 
@@ -66,3 +66,13 @@ def probed(
                 found.setdefault(f"{kind}.{probe.label}", []).append(steps[place])
         progress(sample + 1, len(payloads))
     return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+
+
+def recorded(result: Run, probes: Sequence[Probe]) -> dict[str, IntArray]:
+    """As `probed`, of what a backend recorded itself: `Run.payloads` and `Run.membranes` hold every probed layer."""
+    found = {}
+    for probe in probes:
+        place: Any = (slice(None), slice(None), *(probe.at or ()))
+        found[f"spikes.{probe.label}"] = result.payloads[probe.population][place]
+        found[f"membrane.{probe.label}"] = result.membranes[probe.population][place]
+    return found

@@ -41,6 +41,8 @@ class Provenance:
     """By population whose neurons were renumbered (neurons,): the trained number of the one at each place."""
     ordering: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What orders save, by population that was looked at (`mapping.orders.Ordering.told`)."""
+    contract: tuple[Mapping[str, str], ...] = ()
+    """What was understood of each node of the model (`contract.NodeContract`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +169,13 @@ def from_plain(description: dict[str, Any], arrays: Mapping[str, NDArray[np.gene
         core_graph=CoreGraph(grids, core_of, usage, description["formats"], tuple(description["shared_lists"])),
         placement=Placement(**{axis: np.array(values) for axis, values in description["placement"].items()}),
         provenance=Provenance(
-            **{**made, "passes": tuple(made["passes"]), "remedies": tuple(made["remedies"]), "orders": orders}
+            **{
+                **made,
+                "passes": tuple(made["passes"]),
+                "remedies": tuple(made["remedies"]),
+                "contract": tuple(made.get("contract", ())),
+                "orders": orders,
+            }
         ),
     )
 

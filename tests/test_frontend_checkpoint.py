@@ -98,7 +98,10 @@ class GetsAttribute:
         return getattr, (nn.Linear, "__init__")
 
 
-NOT_LAYERS = "only layers of torch.nn and snncompile.nn are loaded; nothing was executed"
+NOT_LAYERS = (
+    "only layers of torch.nn, snncompile.nn, spikingjelly and sinabs are loaded; of your own class, save the state_dict "
+    "and say what builds it: --model FILE.py:FUNCTION; nothing was executed"
+)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +190,11 @@ def test_tensors_cannot_reach_beyond_their_record() -> None:
 
 
 def test_refuses_what_is_no_whole_module() -> None:
+    tensors = "model.pt: holds only tensors (a state_dict); save the whole module: torch.save(model, path); or say what builds it: --model FILE.py:FUNCTION"
     torch.save(network().state_dict(), MODEL)
-    assert refused() == "model.pt: holds only tensors (a state_dict); save the whole module: torch.save(model, path)"
+    assert refused() == tensors
     torch.save({"model_state_dict": network().state_dict(), "epoch": 3}, MODEL)
-    assert refused() == "model.pt: holds only tensors (a state_dict); save the whole module: torch.save(model, path)"
+    assert refused() == tensors
     torch.save({"model": network()}, MODEL)
     assert refused() == "model.pt: holds a dict, not a module; save the whole module: torch.save(model, path)"
 

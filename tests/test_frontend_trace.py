@@ -167,9 +167,9 @@ def poisoned(module: nn.Module, value: float = float("nan")) -> nn.Module:
 
 
 LAYERS = (
-    "AlphaDropout, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, DirectCoding, Dropout, Dropout1d, Dropout2d, Dropout3d, "
-    "EventCoding, FeatureAlphaDropout, Flatten, GroupNeuron, Identity, LMHT, LeakyReadout, Linear, MeanReadout, MultiThresholdLIF, PerStep, Residual, "
-    "Sequential, StbpLIF, TdBatchNorm1d, TdBatchNorm2d"
+    "AdaptiveAvgPool2d, AlphaDropout, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, DirectCoding, Dropout, Dropout1d, Dropout2d, Dropout3d, "
+    "EventCoding, FeatureAlphaDropout, Flatten, GroupNeuron, Identity, LMHT, LeakyReadout, Linear, MaxPool2d, MeanReadout, MultiThresholdLIF, PerStep, "
+    "Residual, Sequential, StbpLIF, TdBatchNorm1d, TdBatchNorm2d, neurons of spikingjelly, sinabs, snntorch, norse"
 )
 CONV = "1.0 (Conv2d)"
 EXPANDED = nn.Parameter(torch.zeros(1).expand(10**5, 10**5))
@@ -177,8 +177,9 @@ HUGE = 2**31 - 1
 
 # fmt: off
 REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
-    (lambda: PerStep(nn.Identity(), nn.MaxPool2d(2)), f"1.1 (MaxPool2d): this layer is not supported; use nn.AvgPool2d; supported: {LAYERS}"),
-    (lambda: PerStep(nn.Sequential(nn.ReLU())), f"1.0.0 (ReLU): this layer is not supported; use snncompile.nn.MultiThresholdLIF; supported: {LAYERS}"),
+    (lambda: PerStep(nn.Identity(), nn.MaxPool2d(2)), "1.1 (MaxPool2d): takes the largest of values that are not spikes of 0 and 1; pool after the neuron, or use average pooling"),
+    (lambda: PerStep(nn.Upsample(scale_factor=2)), f"1.0 (Upsample): this layer is not supported; synapses that write more places than they read are not there: upsample the data; supported: {LAYERS}"),
+    (lambda: PerStep(nn.Sequential(nn.ReLU())), f"1.0.0 (ReLU): this layer is not supported; a rectifier does not spike: use snncompile.nn.MultiThresholdLIF; supported: {LAYERS}"),
     (lambda: PerStep(Overriding(1, 1, 1)), f"1.0 (Overriding): this layer is not supported; replace it by supported layers; supported: {LAYERS}"),
     (lambda: hooked(MultiThresholdLIF()), "1 (MultiThresholdLIF): has forward hooks, which may change what it computes; remove them before saving"),
     (lambda: nn.Conv2d(1, 1, 1), "1 (Conv2d): stands outside PerStep, where it would take the time steps for the batch; wrap it: PerStep(...)"),
@@ -200,9 +201,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: PerStep(nn.Flatten(), changed(nn.Linear(1, 1), _parameters={"weight": EXPANDED})), "1.1 (Linear): weight holds no values of its own; save the module's tensors on the CPU"),
     (lambda: PerStep(nn.Linear(1, 1, device="meta")), "1.0 (Linear): weight holds no values of its own; save the module's tensors on the CPU"),
     (lambda: PerStep(nn.Flatten(0)), "1.0 (Flatten): does not flatten one step's data to features; needed: nn.Flatten(), axes 1 to -1"),
-    (lambda: PerStep(nn.AvgPool2d(3, 2)), "1.0 (AvgPool2d): average pooling with kernel (3, 3), stride (2, 2), padding (0, 0); needed: nn.AvgPool2d(n), with nothing else"),
-    (lambda: PerStep(nn.AvgPool2d(3, ceil_mode=True)), "1.0 (AvgPool2d): average pooling with kernel (3, 3), stride (3, 3), padding (0, 0), ceil_mode; needed: nn.AvgPool2d(n), with nothing else"),
-    (lambda: PerStep(nn.AvgPool2d(9)), "1.0 (AvgPool2d): a pool window of (9, 9) is larger than its input (1, 8, 8)"),
+    (lambda: PerStep(nn.AvgPool2d(3, ceil_mode=True)), "1.0 (AvgPool2d): pooling with kernel (3, 3), stride (3, 3), padding (0, 0), ceil_mode; needed: kernel_size, stride and padding alone"),
+    (lambda: PerStep(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "1.0 (AvgPool2d): leaves the padding out of the mean; count_include_pad=True is supported"),
+    (lambda: PerStep(nn.AvgPool2d(9)), "1.0 (AvgPool2d): a pool window of (9, 9) with padding (0, 0) is larger than its input (1, 8, 8); at most half the window is padding"),
+    (lambda: PerStep(changed(nn.AvgPool2d(2), kernel_size=2**20, stride=1, padding=2**19)), "1.0 (AvgPool2d): a pool window of (1048576, 1048576) with padding (524288, 524288) is larger than its input (1, 8, 8); at most half the window is padding"),
     (lambda: TdBatchNorm2d(3), "1 (TdBatchNorm2d): normalises 3 channels, its input (1, 8, 8) has 1"),
     (lambda: TdBatchNorm1d(1), "1 (TdBatchNorm1d): its input has shape (1, 8, 8); needed: 1 axes"),
     (lambda: PerStep(nn.BatchNorm2d(1, track_running_stats=False)), "1.0 (BatchNorm2d): has no running statistics; train it with track_running_stats=True"),
@@ -250,4 +252,4 @@ def test_refuses_what_is_no_network(module: nn.Module, message: str) -> None:
 def test_other_suffixes_are_named() -> None:
     with pytest.raises(CompileError) as caught:
         load_model("model.onnx")
-    assert str(caught.value) == "model.onnx: is not a model file: it ends in '.onnx'; accepted: .pt, .pth, .nir"
+    assert str(caught.value) == "model.onnx: is not a model file: it ends in '.onnx'; accepted: .pt, .pth, .nir, .net"

@@ -19,7 +19,7 @@ from snncompile import reference
 from snncompile.chip import Numerics
 from snncompile.errors import CompileError
 from snncompile.float_engine import FloatEngine
-from snncompile.network import NO_MEMORY, Input, Linear, MultiThresholdLIF, Network, Readout, verify
+from snncompile.network import NO_MEMORY, Conv2d, Input, Linear, MultiThresholdLIF, Network, Readout, verify
 from snncompile.passes.fold_drive import FoldDrive
 from snncompile.passes.order_neurons import OrderNeurons
 from snncompile.pipeline import lower, run_passes
@@ -244,12 +244,31 @@ def test_what_a_chip_lacks_is_refused(changes: dict[str, object], problem: str) 
     quantize(lower(one(**changes), LOIHI2, "graded"), LOIHI2)
 
 
-def test_a_chip_that_adds_biases_to_the_membrane_refuses_them_in_a_current() -> None:
-    network = one(current_leak=0.5)
-    quantize(lower(network, LOIHI1, "r1"), LOIHI1)
-    biased = network.replacing({"l": replace(network.by_name["l"], bias=np.array([0.5]))})
+def test_where_a_chip_adds_biases_to_the_membrane_a_neuron_sends_those_of_a_current() -> None:
+    network = one(current_leak=0.5, reset="hard")
+    biased = network.replacing({"l": replace(network.by_name["l"], bias=np.array([0.4]))})
+    lowered = lower(biased, LOIHI1, "r1")
+    x = np.random.default_rng(0).integers(0, 2, (20, network.timesteps, *network.input.shape))
+    x = x if network.input.coding == "events" else x[:, 0]
+    one_way, other = reference.run_float(biased, x), reference.run_float(lowered, x)
+    assert other.outputs["n_always"].all()
+    assert one_way.outputs["n"].any()
+    assert np.array_equal(one_way.outputs["n"], other.outputs["n"])
+    assert not any(node.bias.any() for node in lowered.of_type(Linear) if node.name in lowered.by_name["n"].inputs)
+    quantize(lowered, LOIHI1)
+
+
+def test_a_population_of_images_keeps_the_bias_of_its_current_and_is_refused() -> None:
+    theta = np.ones(1)
+    nodes = (
+        Input("in", (), (1, 2, 2), coding="events", largest=1),
+        Conv2d("c", ("in",), np.ones((1, 1, 1, 1)), np.array([0.5])),
+        MultiThresholdLIF("n", ("c",), theta, theta, theta, 0.5, "hard", "gt", current_leak=0.5),
+        Linear("l", ("n",), np.ones((1, 4)), np.zeros(1)),
+        Readout("out", ("l",)),
+    )
     with pytest.raises(CompileError) as error:
-        quantize(lower(biased, LOIHI1, "r1"), LOIHI1)
+        quantize(lower(Network(nodes, 3), LOIHI1, "r1"), LOIHI1)
     assert str(error.value) == (
         "n: its bias acts through a synaptic current; the chip adds it after; "
         "train without bias (and without batch norm), or use a target that can, e.g. loihi2-sim"

@@ -18,6 +18,7 @@ from snncompile.frontend import hdf5, load_model
 from snncompile.frontend.nir_file import read_nir
 from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
 from snncompile.frontend.nir_write import write_nir
+from snncompile.frontend.to_network import to_network
 
 FILE = Path("model.nir")
 AGAIN = "export the model again"
@@ -142,14 +143,14 @@ HOSTILE: list[tuple[Change, str]] = [
     (put("nodes/05_linear/bias", np.ones(3, complex)), f"{linear('bias')} holds complex128; allowed: numbers and text"),
     (put("nodes/00_input/shape", np.array([0, 4, 4])), "model.nir: 00_input: shape is [0, 4, 4]; needed: a shape, positive integers"),
     (put("nodes/00_input/shape", np.array([2**31, 2**31])), "model.nir: 00_input: puts out 4611686018427387904 values; a layer may put out 268435456"),
-    (put("nodes/02_mtlif/metadata/op_version", 7), "model.nir: 02_mtlif: op_version is 7; this snncompile reads version 1 or 2"),
+    (put("nodes/02_mtlif/metadata/op_version", 7), "model.nir: 02_mtlif: op_version is 7; this snncompile reads version 1, 2 or 3"),
     (put("nodes/02_mtlif/metadata/thresholds", np.array([1.0, 1.0])), "model.nir: 02_mtlif: thresholds are [1.0, 1.0], they must be positive and increasing"),
     (put("nodes/02_mtlif/nodes/01_leaky_integrator/tau", np.full((2, 4, 4), 9.0)), "model.nir: 02_mtlif: its nodes are not those of its tag 'snncompile.multi_threshold_lif'; a tool changed one of them: export the model again"),
     (put("nodes/02_mtlif/nodes/01_leaky_integrator/tau", np.ones(3)), f"model.nir: 02_mtlif/01_leaky_integrator: is not a LI (All parameters must have the same shape); {AGAIN}"),
     (edges(("05_linear", "07_gone")), f"model.nir: an edge 05_linear -> 07_gone names '07_gone', which is no node; {AGAIN}"),
     (edges(("00_input", "01_conv2d")), f"model.nir: the edge 00_input -> 01_conv2d is written twice; {AGAIN}"),
-    (edges(("05_linear", "02_mtlif")), "model.nir: 02_mtlif: is in a cycle: 02_mtlif -> 03_avg_pool -> 04_flatten -> 05_linear -> 02_mtlif; recurrent connections are not supported yet"),
-    (edges(("01_conv2d", "01_conv2d")), "model.nir: 01_conv2d: is in a cycle: 01_conv2d -> 01_conv2d; recurrent connections are not supported yet"),
+    (edges(("05_linear", "01_conv2d")), "model.nir: 01_conv2d: is in a cycle: 01_conv2d -> 02_mtlif -> 03_avg_pool -> 04_flatten -> 05_linear -> 01_conv2d; a population may read itself, through synapses; feedback over several populations is not supported"),
+    (edges(("01_conv2d", "01_conv2d")), "model.nir: 01_conv2d: is in a cycle: 01_conv2d -> 01_conv2d; a population may read itself, through synapses; feedback over several populations is not supported"),
     (put("edges", np.ones((2, 2))), f"model.nir: edges are not pairs of node names; {AGAIN}"),
     (put("edges", ["a", "b"]), f"model.nir: edges are not pairs of node names; {AGAIN}"),
     (lambda file: file["version"].write_direct(np.array("2.0", h5py.string_dtype())), "model.nir: is of NIR version 2.0; supported: 0.x and 1.x"),
@@ -162,6 +163,64 @@ HOSTILE: list[tuple[Change, str]] = [
     (virtual, f"{linear('bias')} keeps its data in another file; a model is one file"),
     (lambda file: file.create_group("node/nodes/\x1b[2J"), r"model.nir: node/nodes: has an entry with the name \x1b[2J; names are printable text"),
 ]  # fmt: skip
+
+
+def conv2d(**values: object) -> Change:
+    def change(file: h5py.File) -> None:
+        for key, value in values.items():
+            put(f"nodes/01_conv2d/{key}", value)(file)
+
+    return change
+
+
+def a_delay(delay: object) -> Change:
+    def change(file: h5py.File) -> None:
+        del file["node/nodes/04_flatten"]
+        group = file.create_group("node/nodes/04_flatten")
+        group["type"], group["delay"] = "Delay", delay
+
+    return change
+
+
+def towers(file: h5py.File) -> None:
+    """Twelve layers of two convolutions, each of which reads both of the layer before: 2**12 ways."""
+    pairs = [("00_input", f"0_{side}") for side in "ab"]
+    pairs += [(f"{i}_{a}", f"{i + 1}_{b}") for i in range(12) for a in "ab" for b in "ab"]
+    pairs += [(f"12_{side}", "02_mtlif") for side in "ab"]
+    for source, target in pairs[:-2]:
+        if target not in file["node/nodes"]:
+            file.copy("node/nodes/01_conv2d", f"node/nodes/{target}")
+            channels = 1 if source == "00_input" else 2
+            put(f"nodes/{target}/weight", np.ones((2, channels, 3, 3)))(file)
+    file["node/nodes"].__delitem__("01_conv2d")
+    put("edges", [*graph().edges[2:], *pairs])(file)
+
+
+HUGE = np.full(2, 10**6)
+
+COSTLY: list[tuple[Change, str]] = [
+    (put("nodes/00_input/metadata/timesteps", 2**31 - 1), "00_input: timesteps is 2147483647; needed: an integer from 1 to 1000000"),
+    (conv2d(padding=HUGE, stride=HUGE, input_shape=np.array([4, 4])), "01_conv2d: puts out 4000016000016 values; a layer may put out 268435456"),
+    (conv2d(padding=HUGE, dilation=HUGE), "01_conv2d: puts out 4000016000016 values; a layer may put out 268435456"),
+    (a_delay(np.full((2, 2, 2), 1e6)), "04_flatten: delays by 1e+10 steps of 0.0001 s; at most 1000000"),
+    (a_delay(np.full((2, 2, 2), -1e-4)), "04_flatten: delays of -0.0001 to -0.0001 s are no whole steps of 0.0001 s; say the time step: --dt SECONDS"),
+    (towers, "adds up ways that need more than 5000 layers; add neurons"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), COSTLY, ids=[text[:30] for _, text in COSTLY])
+def test_a_few_bytes_cost_little(change: Change, message: str) -> None:
+    FILE.write_bytes(write_nir(graph()))
+    with h5py.File(FILE, "r+") as file:
+        change(file)
+    read = load_model(FILE)
+    tracemalloc.start()
+    with pytest.raises(CompileError) as caught:
+        to_network(read)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(caught.value).endswith(message)
+    assert peak < 256 * 2**20
 
 
 def refused(path: Path = FILE) -> str:

@@ -42,8 +42,45 @@ positive = st.floats(1e-6, 1e3)
 
 
 @st.composite
+def general(draw: st.DrawFn, channels: int) -> dict[str, object]:
+    """Some of the parameters that only version 3 of the tag holds, one number or one a channel."""
+
+    def some(low: float, high: float) -> st.SearchStrategy[object]:
+        number = st.floats(low, high, exclude_max=True)
+        return number | hnp.arrays(np.float64, channels, elements=number)
+
+    offered = {
+        "current_leak": some(0, 1),
+        "drive": hnp.arrays(np.float64, channels, elements=finite),
+        "floor": some(-9, 0),
+        "leak": some(1e-3, 2),
+        "v0": some(0, 9),
+        "unit": positive,
+    }
+    adapting = {"adapt_leak": some(0, 1), "adapt_step": some(0, 2), "adapt_start": some(0, 2)}
+    chosen = draw(st.sets(st.sampled_from(sorted(offered))))
+    return {name: draw(offered[name]) for name in sorted(chosen)} | (
+        {name: draw(values) for name, values in adapting.items()} if draw(st.booleans()) else {}
+    )
+
+
+@st.composite
 def neurons(draw: st.DrawFn, shape: tuple[int, ...], timesteps: int) -> MultiThresholdLIFGraph:
     thresholds = np.array(sorted(draw(st.lists(positive, min_size=1, max_size=6, unique=True))))
+    if draw(st.booleans()):
+        by_channel = np.stack([thresholds * (1 + c) for c in range(shape[0])], axis=1)
+        return MultiThresholdLIFGraph(
+            shape,
+            **{
+                "thresholds": draw(st.sampled_from([by_channel, by_channel[:, :1] * np.ones(shape[0])])),
+                "payload": thresholds,
+                "subtract": by_channel,
+                "leak": 0.5,
+                "reset": "soft",
+                "fire": draw(st.sampled_from(["ge", "gt"])),
+                **draw(general(shape[0])),
+            },
+        )
     return MultiThresholdLIFGraph(
         shape,
         thresholds=thresholds,
@@ -161,38 +198,33 @@ def test_a_checkpoint_and_its_file_compute_the_same(tmp_path: Path) -> None:
 
 def test_files_do_not_depend_on_the_order_of_nodes_in_memory() -> None:
     graph = trace(network())
-    other = nir.NIRGraph(dict(reversed(graph.nodes.items())), graph.edges[::-1], type_check=False)
+    other = nir.NIRGraph(
+        dict(reversed(graph.nodes.items())), graph.edges[::-1], metadata=graph.metadata, type_check=False
+    )
     assert write_nir(other) == write_nir(graph)
 
 
 def euler(graph: nir.NIRGraph, current: NDArray[np.float64]) -> NDArray[np.float64]:
     """A plain NIR simulator: Euler steps of STEP_S, what comes back to the integrator arrives a step later."""
     nodes, sums = graph.nodes, {name: [s for s, t in graph.edges if t == name] for name in graph.nodes}
-    v = np.zeros_like(current[0])
-    back = np.zeros_like(v)
+    membrane = next(name for name in sorted(nodes) if name.endswith("integrator"))
+    states = {name: np.zeros_like(current[0]) for name in nodes}
+    back = np.zeros_like(current[0])
     steps = []
     for x in current:
         values: dict[str, NDArray[np.float64]] = {"input": x}
         for name, node in sorted(nodes.items(), key=lambda item: (item[0] == "output", item[0])):
             drive = sum(values[s] for s in sums[name] if s in values)
+            v, arriving = states[name], drive + back * (name == membrane)
             if isinstance(node, nir.LI):
-                v = v + STEP_S / node.tau * (node.v_leak - v + node.r * (drive + back))
-                values[name] = v
+                values[name] = states[name] = v + STEP_S / node.tau * (node.v_leak - v + node.r * arriving)
             elif isinstance(node, nir.I):
-                v = v + STEP_S * node.r * (drive + back)
-                values[name] = v
+                values[name] = states[name] = v + STEP_S * node.r * arriving
             elif isinstance(node, nir.Threshold):
                 values[name] = (drive > node.threshold).astype(float)
             elif isinstance(node, nir.Scale | nir.Output):
                 values[name] = drive * getattr(node, "scale", 1.0)
-        back = sum(
-            (
-                values[s]
-                for s in sums["01_leaky_integrator" if "01_leaky_integrator" in nodes else "01_integrator"]
-                if s != "input"
-            ),
-            0 * v,
-        )
+        back = sum((values[s] for s in sums[membrane] if nodes[s].__class__ is nir.Scale), 0 * back)
         steps.append(values["output"])
     return np.stack(steps)
 
@@ -207,6 +239,24 @@ def test_the_decomposition_of_a_neuron_spikes_as_the_neuron(reset: str, leak: fl
     current = np.random.default_rng(3).normal(0.2, 0.6, (20, 3, 2))
     neuron = Neuron("neuron", (), *(levels, levels**2, levels), leak, reset, fire)
     assert np.allclose(euler(graph, current), float_neurons(neuron, current)[0])
+
+
+def test_the_decomposition_has_the_synaptic_current_and_the_drive() -> None:
+    parameters = {
+        "thresholds": np.array([[0.5, 0.7, 0.9]]),
+        "payload": np.ones(1),
+        "subtract": np.array([[0.5, 0.7, 0.9]]),
+        "leak": np.array([0.5, 0.75, 0.9]),
+        "current_leak": np.array([0.25, 0.5, 0.0]),
+        "drive": np.array([0.1, 0.0, -0.1]),
+    }
+    graph = MultiThresholdLIFGraph((3, 2), **parameters, reset="soft", fire="gt")
+    assert graph.metadata["op_version"] == 3
+    current = np.random.default_rng(3).normal(0.2, 0.6, (20, 3, 2))
+    neuron = Neuron("neuron", (), **parameters, reset="soft", fire="gt")  # type: ignore[arg-type]
+    wanted = float_neurons(neuron, current[:, None])[0][:, 0]
+    assert wanted.any(axis=(0, 2)).all()
+    assert np.allclose(euler(graph, current), wanted)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 2, 4)])
@@ -250,7 +300,10 @@ TAGS = [
     ({"mixing": np.ones((2, 3))}, "03: mixing has shape (2, 3), needed: (T, T)"),
     ({"mixing": np.ones(4), "op_version": 2}, "03: mixing has shape (4,); needed: 2 axes"),
     ({"mixing": "none"}, "03: mixing holds no real numbers"),
-    ({"op_version": 3}, "03: op_version is 3; this snncompile reads version 1 or 2"),
+    ({"op_version": 4}, "03: op_version is 4; this snncompile reads version 1, 2 or 3"),
+    ({"op_version": 3, "leak": np.ones(3)}, "03: leak has shape (3,), needed: one number or (2,)"),
+    ({"op_version": 3, "current_leak": np.array([0.5, 1.0])}, "03: current_leak is [0.5 1. ], must lie in [0, 1)"),
+    ({"op_version": 3, "drive": np.array([0.5, np.nan])}, "03: drive holds NaN or infinite values; train or export the model again"),
     ({"shape": np.array([2**40])}, "03: puts out 1099511627776 values; a layer may put out 268435456"),
     ({"shape": np.array([-1])}, "03: shape is [-1]; needed: a shape, positive integers"),
     ({"shape": np.array([3])}, "03: its nodes are not those of its tag 'snncompile.multi_threshold_lif'; a tool changed one of them: export the model again"),

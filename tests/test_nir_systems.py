@@ -55,6 +55,10 @@ LATE = "approximate: the nodes state the reset one step late"
         ({"leak": 1.5}, f"not expressed: leak above 1; {LATE}", 1),
         ({"mixing": np.eye(2)}, f"not expressed: mixing of time steps; {LATE}", 2),
         ({"mixing": np.eye(2), "leak": 1.5}, f"not expressed: mixing of time steps and leak above 1; {LATE}", 2),
+        ({"floor": -1.0}, f"not expressed: a lower bound; {LATE}", 3),
+        ({"adapt_leak": 0.5, "adapt_step": 0.1}, f"not expressed: an adaptive threshold; {LATE}", 3),
+        ({"leak": 1.0, "drive": np.array([0.5, 0.0])}, f"not expressed: a drive; {LATE}", 3),
+        ({"v0": np.array([0.5, 0.0])}, LATE, 3),
     ],
 )
 def test_the_tag_says_what_the_nodes_do_not(values: dict[str, object], fidelity: str, version: int) -> None:
@@ -148,8 +152,6 @@ UNFIT = [
     (scaled(shape=(2, 4, 5)), "02_scale: is made for an input of shape (2, 4, 5), gets (2, 4, 4)"),
     (scaled(shape=(2,)), "02_scale: is made for an input of shape (2,), gets (2, 4, 4)"),
     (scaled(shape=(0, 4, 4)), "02_scale: scale has shape (0, 4, 4); needed: a value for every neuron"),
-    (scaled(source="01_conv2d"), "02_scale: scales 01_conv2d (Conv2d); a Scale is supported on spikes"),
-    (scaled(target="03_avg_pool"), "02_scale: is read by 03_avg_pool (AvgPool2d); a neuron must follow a Scale"),
 ]  # fmt: skip
 
 

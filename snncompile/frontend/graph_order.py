@@ -6,9 +6,23 @@ from heapq import heappop, heappush
 import nir
 
 from snncompile.errors import CompileError
+from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
 from snncompile.frontend.untrusted import shown
 
 Sources = dict[str, tuple[str, ...]]
+NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, MultiThresholdLIFGraph)
+LINEAR = (
+    nir.Affine,
+    nir.Linear,
+    nir.Conv1d,
+    nir.Conv2d,
+    nir.Scale,
+    nir.Delay,
+    nir.Flatten,
+    nir.AvgPool2d,
+    nir.SumPool2d,
+)
+"""What may lie on the way from a population back into it."""
 
 
 def sources_of(graph: nir.NIRGraph) -> Sources:
@@ -22,8 +36,9 @@ def sources_of(graph: nir.NIRGraph) -> Sources:
 def ordered(graph: nir.NIRGraph) -> list[str]:
     """Node names in topological order, the first in the alphabet of those whose inputs are all there comes next.
 
-    So numbered names come in the order of their numbers. The one Input is first, the one Output last.
-    Raises CompileError: another number of inputs or outputs, nodes that lead nowhere, cycles.
+    So numbered names come in the order of their numbers. The one Input is first, the one Output last. What
+    leads from a population back into it (`lateral`) comes after it.
+    Raises CompileError: another number of inputs or outputs, nodes that lead nowhere, other cycles.
     """
     inputs, outputs = sorted(graph.inputs), sorted(graph.outputs)
     if len(inputs) != 1 or len(outputs) != 1:
@@ -36,7 +51,9 @@ def ordered(graph: nir.NIRGraph) -> list[str]:
         raise CompileError(outputs[0], "an edge leaves the output", "the output is the last node")
     if cycle := find_cycle(graph):
         raise cyclic("", cycle)
-    sorter = TopologicalSorter(sources_of(graph))
+    back = lateral(graph)
+    forward = {name: [s for s in read if (s, name) not in back] for name, read in sources_of(graph).items()}
+    sorter = TopologicalSorter(forward)
     sorter.prepare()
     waiting: list[tuple[bool, str]] = []
     order: list[str] = []
@@ -49,10 +66,39 @@ def ordered(graph: nir.NIRGraph) -> list[str]:
     return order
 
 
+def lateral(graph: nir.NIRGraph) -> set[tuple[str, str]]:
+    """The edges that end recurrent connections: into a population, of what comes from it alone through `LINEAR`."""
+    sources = sources_of(graph)
+    found: set[tuple[str, str]] = set()
+    for name, node in graph.nodes.items():
+        if isinstance(node, NEURONS):
+            found |= {(read, name) for read in sources[name] if _origins(graph, sources, read) == {name}}
+    return found
+
+
+def _origins(graph: nir.NIRGraph, sources: Sources, name: str) -> set[str]:
+    """The nodes that are not `LINEAR` from which a node comes, itself if it is one."""
+    seen: set[str] = set()
+    waiting, origins = [name], set[str]()
+    while waiting:
+        at = waiting.pop()
+        if at in seen:
+            return set()  # a cycle of linear nodes, or two ways from one node
+        seen.add(at)
+        if isinstance(graph.nodes[at], LINEAR):
+            waiting += sources[at]
+        else:
+            origins.add(at)
+    return origins
+
+
 def find_cycle(graph: nir.NIRGraph) -> list[str]:
-    """Nodes of a graph that form a cycle, in the order of the edges, the first repeated at the end; else empty."""
+    """Nodes that form a cycle other than a recurrent connection, in the order of the edges, the first again at the end.
+
+    Empty where there is none.
+    """
     sorter: TopologicalSorter[str] = TopologicalSorter()
-    for source, target in sorted(graph.edges):
+    for source, target in sorted(set(graph.edges) - lateral(graph)):
         sorter.add(target, source)
     try:
         sorter.prepare()
@@ -65,6 +111,5 @@ def find_cycle(graph: nir.NIRGraph) -> list[str]:
 
 def cyclic(prefix: str, cycle: list[str]) -> CompileError:
     path = " -> ".join(map(shown, cycle))
-    return CompileError(
-        prefix + shown(cycle[0]), f"is in a cycle: {path}", "recurrent connections are not supported yet"
-    )
+    hint = "a population may read itself, through synapses; feedback over several populations is not supported"
+    return CompileError(prefix + shown(cycle[0]), f"is in a cycle: {path}", hint)

@@ -21,7 +21,7 @@ from snncompile.errors import CompileError
 from snncompile.frontend.untrusted import shown
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
-PATIENCE_S = 10
+PATIENCE_S = 4
 BYTES_PER_S = 2**20
 RE_EXPORT = "export the model again"
 
@@ -34,7 +34,7 @@ def read_tree(path: Path) -> Tree:
 
     Refuses (CompileError): what is no HDF5 file or a damaged one; links out of the file, or to one entry twice; nesting
     deeper than 16; more than 50,000 entries; arrays of more than 256 MiB + 100 times the file's size (at most 4 GiB)
-    together; types other than numbers and text; a file that takes longer than 10 s + 1 s per MiB.
+    together; types other than numbers and text; a file that takes longer than 4 s + 1 s per MiB.
     """
     if not path.is_file():
         raise CompileError(str(path), "is a directory, not a file" if path.is_dir() else "no such file")

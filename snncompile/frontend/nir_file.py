@@ -15,6 +15,7 @@ import numpy as np
 from snncompile.errors import CompileError, nearest
 from snncompile.frontend.graph_order import cyclic, find_cycle
 from snncompile.frontend.hdf5 import RE_EXPORT, Tree, read_tree
+from snncompile.frontend.inline import inlined
 from snncompile.frontend.nir_nodes import lift
 from snncompile.frontend.untrusted import Fields, shown
 from snncompile.network import Shape
@@ -44,16 +45,17 @@ NODE_TYPES: dict[str, type[nir.NIRNode]] = {
     )
 }
 WEIGHT_AXES = {"Conv1d": 3, "Conv2d": 4, "Affine": 2, "Linear": 2}
+OF_NEURONS = ("CubaLI", "CubaLIF", "I", "IF", "LI", "LIF", "Threshold", "Delay", "Scale")
 OPTIONAL = ("input_shape", "padding")
 """Keys that may hold text or be absent although nir's constructor wants them; checked where they are used."""
 
 
 def read_nir(path: Path, input_shape: Shape | None = None) -> nir.NIRGraph:
-    """The graph in a NIR file; nested graphs that bear our tag are the operations of `nir_nodes`.
+    """The graph in a NIR file; nested graphs that bear our tag are the operations of `nir_nodes`, others are opened.
 
     Needs NIR 0.x or 1.x, any of its node types. `input_shape`, if given, must be that of the file.
     Refuses (CompileError naming file and node): damaged files, unknown node types, missing and unknown keys, wrong
-    ranks, NaN, edges to nowhere or written twice, cycles among the top-level nodes, malformed tags.
+    ranks, NaN, edges to nowhere or written twice, cycles other than a population's with itself, malformed tags.
     """
     path = Path(path)
     tree = read_tree(path)
@@ -63,7 +65,10 @@ def read_nir(path: Path, input_shape: Shape | None = None) -> nir.NIRGraph:
     root = tree.get("node")
     if not isinstance(root, dict) or root.get("type") != "NIRGraph":
         raise CompileError(str(path), "holds no NIR graph", "needed: a group 'node' of type NIRGraph")
-    graph = _graph(str(path), f"{path}: ", root)
+    try:
+        graph = inlined(_graph(str(path), f"{path}: ", root))
+    except RecursionError:
+        raise CompileError(str(path), "its graphs are nested too deep", RE_EXPORT) from None
     if cycle := find_cycle(graph):
         raise cyclic(f"{path}: ", cycle)
     for name, node in graph.inputs.items():
@@ -105,6 +110,8 @@ def _node(where: str, tree: Any) -> nir.NIRNode:
         field.name: None for field in declared if field.name in ("input_shape", "input_type") and field.name not in tree
     }
     _check_weight(where, kind, tree)
+    if kind in OF_NEURONS:
+        values = _as_wide(values)
     try:
         with np.errstate(all="ignore"):
             return NODE_TYPES[kind](**values, **absent, metadata=metadata)
@@ -119,6 +126,15 @@ def _parameter(where: str, tree: Tree, key: str) -> Any:
         return value
     Fields(where, tree).array(key)
     return value
+
+
+def _as_wide(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a neuron, some of them one number for all, in the shape of the others, without the memory."""
+    largest = max((np.shape(value) for value in values.values()), key=lambda shape: (np.prod(shape), len(shape)))
+    return {
+        name: np.broadcast_to(np.asarray(value), largest) if np.size(value) == 1 else np.asarray(value)
+        for name, value in values.items()
+    }
 
 
 def _check_weight(where: str, kind: str, tree: Tree) -> None:

@@ -18,8 +18,15 @@ from snncompile.frontend.untrusted import Fields, shown
 from snncompile.network import LEAK_BELOW, Array, Fire, Reset, Shape
 
 OP_PREFIX = "snncompile."
-VERSION, VERSION_MIXING = 1, 2
-"""A neuron that mixes time steps says 2: whoever knows only 1 must not read it without the mixing."""
+VERSION, VERSION_MIXING, VERSION_GENERAL = 1, 2, 3
+"""A neuron that mixes time steps says 2, one with any of `GENERAL` 3: who knows only 1 must not read it without."""
+GENERAL = ("current_leak", "drive", "floor", "adapt_leak", "adapt_step", "adapt_start", "unit")
+"""Parameters of a neuron that version 3 adds, one number or (channels,); and adapt_resets, and arrays elsewhere."""
+PARAMETERS = (
+    *("thresholds", "payload", "subtract", "leak", "reset", "fire", "v0", "mixing"),
+    *(*GENERAL, "adapt_resets"),
+)
+"""All parameters of a neuron, by their names in `network.MultiThresholdLIF`."""
 LARGEST_LEVELS = 255
 STEP_S = 1e-4
 """Seconds a time step stands for in decompositions (NIR is in continuous time); snntorch and spikingjelly use it."""
@@ -67,16 +74,17 @@ def numbered(slugs: Sequence[str]) -> list[str]:
 class MultiThresholdLIFGraph(Operation):
     """The population `network.MultiThresholdLIF` of shape `shape`.
 
-    thresholds, payload, subtract (levels,) and mixing (T, T) or None, kept as float64. Raises ValueError unless
-    0 < leak < 2, thresholds are positive and increasing, the three have one length of at most 255, mixing is square,
-    and reset and fire are known.
+    thresholds, subtract (levels,) or (levels, channels), payload (levels,) and mixing (T, T) or None, kept as float64;
+    leak, v0 and those of `GENERAL` as `network.MultiThresholdLIF` has them. Raises ValueError unless 0 < leak < 2,
+    current_leak and adapt_leak lie in [0, 1), thresholds are positive and increasing, the levels are at most 255 and as
+    many everywhere, arrays have a value a channel, mixing is square, and reset and fire are known.
 
-    Decomposition, at STEP_S per step and with Euler's method: LI (I for leak 1) integrates u; one Threshold a level,
-    whose comparison is strict, so that "ge" compares with the next smaller number; Scales by the payload's increments
-    into the output; Scales by -leak * subtract's increments back into LI, which arrive one step later, where they equal
-    a soft reset. What the graph cannot say and other tools therefore lose: v0, the hard reset (subtracts the threshold
-    instead), and exactness wherever a tool integrates otherwise. Mixing is left out of it and a leak above 1 is 1 in it
-    (as a time constant it would be negative); the tag then says "not expressed".
+    Decomposition, at STEP_S per step and with Euler's method: LI (I for leak 1) integrates u, after a second LI that
+    is the synaptic current; one Threshold a level, whose comparison is strict, so that "ge" compares with the next
+    smaller number; Scales by the payload's increments into the output; Scales by -leak * subtract's increments back
+    into LI, which arrive one step later, where they equal a soft reset. What the graph cannot say and other tools
+    therefore lose: v0, the hard reset (subtracts the threshold instead), and exactness wherever a tool integrates
+    otherwise. What nodes cannot say at all is left out (a leak above 1 is 1); the tag then says "not expressed".
     """
 
     op = OP_PREFIX + "multi_threshold_lif"
@@ -88,72 +96,128 @@ class MultiThresholdLIFGraph(Operation):
         thresholds: ArrayLike,
         payload: ArrayLike,
         subtract: ArrayLike,
-        leak: float,
+        leak: ArrayLike,
         reset: Reset,
         fire: Fire,
-        v0: float = 0.0,
+        v0: ArrayLike = 0.0,
         mixing: ArrayLike | None = None,
+        current_leak: ArrayLike | None = None,
+        drive: ArrayLike | None = None,
+        floor: ArrayLike | None = None,
+        adapt_leak: ArrayLike | None = None,
+        adapt_step: ArrayLike = 0.0,
+        adapt_start: ArrayLike = 0.0,
+        adapt_resets: bool = False,
+        unit: float | None = None,
     ) -> None:
         self.thresholds, self.payload, self.subtract = (_frozen(a) for a in (thresholds, payload, subtract))
-        self.leak, self.reset, self.fire, self.v0 = float(leak), reset, fire, float(v0)
+        self.leak, self.v0, self.reset, self.fire = _number(leak), _number(v0), reset, fire
         self.mixing = None if mixing is None else _frozen(mixing)
-        self._check()
-        tag = {
-            "parameters": json.dumps({"fire": fire, "leak": self.leak, "reset": reset, "v0": self.v0}),
-            "thresholds": self.thresholds,
-            "payload": self.payload,
-            "subtract": self.subtract,
-            **({} if self.mixing is None else {"mixing": self.mixing}),
-            "fidelity": self._fidelity(),
-        }
-        self._build(shape, *self._decomposition(shape), tag, VERSION if self.mixing is None else VERSION_MIXING)
+        self.current_leak, self.floor, self.adapt_leak = (_maybe(a) for a in (current_leak, floor, adapt_leak))
+        self.drive = None if drive is None else _frozen(np.broadcast_to(np.asarray(drive, np.float64), shape[:1]))
+        self.adapt_step, self.adapt_start, self.adapt_resets = _number(adapt_step), _number(adapt_start), adapt_resets
+        self.unit = None if unit is None else float(unit)
+        self._check(shape)
+        self._build(shape, *self._decomposition(shape), self._tag(), self._version())
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter by its name in `network.MultiThresholdLIF`."""
+        return {name: getattr(self, name) for name in PARAMETERS}
+
+    def _version(self) -> int:
+        arrays = self.thresholds.ndim > 1 or any(isinstance(value, np.ndarray) for value in (self.leak, self.v0))
+        values = (getattr(self, name) for name in GENERAL)
+        if arrays or self.adapt_resets or any(isinstance(v, np.ndarray) or v not in (None, 0.0) for v in values):
+            return VERSION_GENERAL
+        return VERSION if self.mixing is None else VERSION_MIXING
+
+    def _tag(self) -> dict[str, Any]:
+        """Metadata: numbers and texts as JSON, arrays by name, what is None or usual not at all."""
+        values = {name: value for name, value in self.parameters.items() if value is not None}
+        if self._version() != VERSION_GENERAL:
+            values = {name: value for name, value in values.items() if name not in (*GENERAL, "adapt_resets")}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        plain = {name: values[name] for name in sorted(values.keys() - arrays.keys())}
+        return {"parameters": json.dumps(plain), **arrays, "fidelity": self._fidelity()}
 
     def _fidelity(self) -> str:
-        lost = ["mixing of time steps"] * (self.mixing is not None) + ["leak above 1"] * (self.leak > 1)
+        told = {
+            "mixing of time steps": self.mixing is not None,
+            "leak above 1": bool((np.asarray(self.leak) > 1).any()),
+            "a lower bound": self.floor is not None,
+            "an adaptive threshold": self.adapt_leak is not None,
+            "a drive": self.drive is not None
+            and bool((self.drive != 0).any())
+            and bool((np.asarray(self.leak) >= 1).any()),
+        }
+        lost = [name for name, is_lost in told.items() if is_lost]
         approximate = "approximate: the nodes state the reset one step late"
         return f"not expressed: {' and '.join(lost)}; {approximate}" if lost else approximate
 
-    def _check(self) -> None:
-        if self.thresholds.ndim != 1 or not 1 <= len(self.thresholds) <= LARGEST_LEVELS:
-            raise ValueError(f"thresholds have shape {self.thresholds.shape}, needed: 1 to {LARGEST_LEVELS} levels")
-        if not self.thresholds.shape == self.payload.shape == self.subtract.shape:
+    def _check(self, shape: Shape) -> None:
+        thresholds, subtract = self.thresholds, self.subtract
+        if thresholds.ndim not in (1, 2) or not 1 <= len(thresholds) <= LARGEST_LEVELS:
+            raise ValueError(f"thresholds have shape {thresholds.shape}, needed: 1 to {LARGEST_LEVELS} levels")
+        if not thresholds.shape == subtract.shape or self.payload.shape != thresholds.shape[:1]:
             raise ValueError("thresholds, payload and subtract differ in length")
-        if not self.thresholds[0] > 0 or not (np.diff(self.thresholds) > 0).all():
-            raise ValueError(f"thresholds are {shown(self.thresholds.tolist())}, they must be positive and increasing")
-        if not 0 < self.leak < LEAK_BELOW:
-            raise ValueError(f"leak is {self.leak}, must lie in (0, {LEAK_BELOW:g})")
+        if not (thresholds[0] > 0).all() or not (np.diff(thresholds, axis=0) > 0).all():
+            raise ValueError(f"thresholds are {shown(thresholds.tolist())}, they must be positive and increasing")
+        self._check_channels(shape)
+        if not (np.asarray(self.leak) > 0).all() or not (np.asarray(self.leak) < LEAK_BELOW).all():
+            raise ValueError(f"leak is {shown(self.leak)}, must lie in (0, {LEAK_BELOW:g})")
+        for name in ("current_leak", "adapt_leak"):
+            value = getattr(self, name)
+            if value is not None and not ((np.asarray(value) >= 0) & (np.asarray(value) < 1)).all():
+                raise ValueError(f"{name} is {shown(value)}, must lie in [0, 1)")
         if self.mixing is not None and (self.mixing.shape != 2 * self.mixing.shape[:1]):
             raise ValueError(f"mixing has shape {self.mixing.shape}, needed: (T, T)")
         if self.reset not in ("soft", "hard", "none") or self.fire not in ("ge", "gt"):
             raise ValueError(f"reset {self.reset!r} or fire {self.fire!r} is unknown")
 
+    def _check_channels(self, shape: Shape) -> None:
+        found = {name: getattr(self, name) for name in ("leak", "v0", *GENERAL)}
+        sizes = {name: np.shape(value) for name, value in found.items() if isinstance(value, np.ndarray)}
+        if self.thresholds.ndim == 2:
+            sizes["thresholds"] = self.thresholds.shape[1:]
+        for name, size in sizes.items():
+            if size != shape[:1]:
+                raise ValueError(f"{name} has shape {size}, needed: one number or {shape[:1]}")
+
     def _decomposition(self, shape: Shape) -> tuple[list[tuple[str, nir.NIRNode]], list[tuple[int, int]]]:
         compared = np.nextafter(self.thresholds, -np.inf) if self.fire == "ge" else self.thresholds
         payload = np.diff(self.payload, prepend=0.0)
-        feedback = -min(self.leak, 1.0) * np.diff(
-            self.thresholds if self.reset == "hard" else self.subtract, prepend=0.0
-        )
+        taken = self.thresholds if self.reset == "hard" else self.subtract
+        feedback = -np.minimum(self.leak, 1.0) * np.diff(taken, axis=0, prepend=0.0)
         resets = self.reset != "none"
-        chain = [_integrator(shape, self.leak)]
-        edges = [(0, 1)]
-        output = 2 + (3 if resets else 2) * len(compared)
+        chain = [] if self.current_leak is None else [("current", _leaky(shape, self.current_leak, 0.0))]
+        chain.append(_integrator(shape, self.leak, 0.0 if self.drive is None else self.drive))
+        edges = [(i, i + 1) for i in range(len(chain))]
+        membrane = len(chain)
+        output = 1 + membrane + (3 if resets else 2) * len(compared)
         for level in range(len(compared)):
             threshold = len(chain) + 1
-            chain.append(("threshold", nir.Threshold(_full(shape, compared[level]))))
-            chain.append(("payload", nir.Scale(_full(shape, payload[level]))))
-            edges += [(1, threshold), (threshold, threshold + 1), (threshold + 1, output)]
+            chain.append(("threshold", nir.Threshold(full(shape, compared[level]))))
+            chain.append(("payload", nir.Scale(full(shape, payload[level]))))
+            edges += [(membrane, threshold), (threshold, threshold + 1), (threshold + 1, output)]
             if resets:
-                chain.append(("reset", nir.Scale(_full(shape, feedback[level]))))
-                edges += [(threshold, threshold + 2), (threshold + 2, 1)]
+                chain.append(("reset", nir.Scale(full(shape, feedback[level]))))
+                edges += [(threshold, threshold + 2), (threshold + 2, membrane)]
         return chain, edges
 
 
-def _integrator(shape: Shape, leak: float) -> tuple[str, nir.NIRNode]:
-    """u[t] = leak * u[t-1] + input, as one Euler step of STEP_S; a leak above 1 as 1."""
-    if leak >= 1:
-        return "integrator", nir.I(r=_full(shape, 1 / STEP_S))
-    tau_s = STEP_S / (1 - leak)
-    return "leaky_integrator", nir.LI(tau=_full(shape, tau_s), r=_full(shape, tau_s / STEP_S), v_leak=_full(shape, 0.0))
+def _integrator(shape: Shape, leak: float | Array, drive: float | Array) -> tuple[str, nir.NIRNode]:
+    """u[t] = leak * u[t-1] + input + drive, as one Euler step of STEP_S; a leak above 1 as 1, where nothing drives."""
+    if (np.asarray(leak) >= 1).all():
+        return "integrator", nir.I(r=full(shape, 1 / STEP_S))
+    return "leaky_integrator", _leaky(shape, leak, drive)
+
+
+def _leaky(shape: Shape, leak: float | Array, drive: float | Array) -> nir.LI:
+    """v[t] = leak * v[t-1] + input + drive, as one Euler step of STEP_S; a leak of 1 beside smaller ones nearly 1."""
+    tau_s = STEP_S / np.maximum(1 - np.asarray(leak), np.finfo(np.float32).eps)
+    reached = np.where(np.asarray(leak) >= 1, 0.0, drive * tau_s / STEP_S)
+    return nir.LI(tau=full(shape, tau_s), r=full(shape, tau_s / STEP_S), v_leak=full(shape, reached))
 
 
 class BatchNormGraph(Operation):
@@ -211,7 +275,7 @@ def lift(where: str, graph: nir.NIRGraph) -> nir.NIRGraph:
     tag = Fields(where, graph.metadata)
     versions, lifted = _LIFTED[op]
     if (version := tag.integer("op_version", 1)) not in versions:
-        known = " or ".join(map(str, versions))
+        known = " or ".join(filter(None, (", ".join(map(str, versions[:-1])), str(versions[-1]))))
         raise CompileError(where, f"op_version is {version}", f"this snncompile reads version {known}")
     try:
         parameters = json.loads(tag.text("parameters"))
@@ -231,22 +295,33 @@ def lift(where: str, graph: nir.NIRGraph) -> nir.NIRGraph:
 
 
 def _lift_neuron(tag: Fields, parameters: Fields) -> Operation:
-    thresholds, payload, subtract = (tag.array(key, 1) for key in ("thresholds", "payload", "subtract"))
+    version = tag.integer("op_version", 1)
+    levels = None if version == VERSION_GENERAL else 1
+    thresholds, subtract = (tag.array(key, levels) for key in ("thresholds", "subtract"))
+    payload = tag.array("payload", 1)
     reset: Any = parameters.choice("reset", ("soft", "hard", "none"))
     fire: Any = parameters.choice("fire", ("ge", "gt"))
-    leak, v0 = parameters.number("leak"), parameters.number("v0")
-    mixes = "mixing" in tag.values or tag.integer("op_version", 1) == VERSION_MIXING
-    mixing = tag.array("mixing", 2) if mixes else None
+
+    def value(key: str) -> float | Array:
+        in_tag = version == VERSION_GENERAL and key in tag.values
+        return tag.array(key, 1) if in_tag else parameters.number(key)
+
+    named = [key for key in GENERAL if version == VERSION_GENERAL and (key in tag.values or key in parameters.values)]
+    mixing = tag.array("mixing", 2) if "mixing" in tag.values or version == VERSION_MIXING else None
+    arrays: dict[str, Any] = {key: value(key) for key in named if key != "unit"}
     return MultiThresholdLIFGraph(
         tag.shape("shape"),
         thresholds=thresholds,
         payload=payload,
         subtract=subtract,
-        leak=leak,
+        leak=value("leak"),
         reset=reset,
         fire=fire,
-        v0=v0,
+        v0=value("v0"),
         mixing=mixing,
+        adapt_resets=version == VERSION_GENERAL and parameters.values.get("adapt_resets") is True,
+        unit=parameters.number("unit") if "unit" in named else None,
+        **arrays,
     )
 
 
@@ -257,7 +332,7 @@ def _lift_batch_norm(tag: Fields, parameters: Fields) -> Operation:
 
 
 _LIFTED: dict[str, tuple[tuple[int, ...], Callable[[Fields, Fields], Operation]]] = {
-    MultiThresholdLIFGraph.op: ((VERSION, VERSION_MIXING), _lift_neuron),
+    MultiThresholdLIFGraph.op: ((VERSION, VERSION_MIXING, VERSION_GENERAL), _lift_neuron),
     BatchNormGraph.op: ((VERSION,), _lift_batch_norm),
 }
 """For each op the versions it is read in, and how."""
@@ -291,6 +366,16 @@ def _frozen(values: ArrayLike) -> Array:
     return array
 
 
-def _full(shape: Shape, value: float) -> Array:
-    """`value` at every neuron, as NIR wants it, without the memory."""
-    return np.broadcast_to(np.float64(value), shape)
+def _number(value: ArrayLike) -> float | Array:
+    """One number as a float, an array as `_frozen` makes it."""
+    return float(np.asarray(value)) if np.ndim(value) == 0 else _frozen(value)
+
+
+def _maybe(value: ArrayLike | None) -> float | Array | None:
+    return None if value is None else _number(value)
+
+
+def full(shape: Shape, value: ArrayLike) -> Array:
+    """`value`, one number or (channels,), at every neuron, as NIR wants it; of one number without the memory."""
+    values = np.asarray(value, np.float64)
+    return np.broadcast_to(values.reshape(-1, *(1,) * (len(shape) - 1)) if values.ndim else values, shape)

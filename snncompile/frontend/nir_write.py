@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from snncompile.errors import CompileError
 from snncompile.frontend.untrusted import shown
 
+SAMPLE = 4096
+"""Entries that are looked at to see whether an array repeats itself."""
+
 SMALL = 64
 """Entries up to which an array is written as it is: chunks would take more room."""
 
@@ -50,16 +53,19 @@ def _plain(node: nir.NIRNode) -> dict[str, Any]:
         nodes = {name: _plain(node.nodes[name]) for name in sorted(node.nodes)}
         return {"edges": sorted(node.edges), "metadata": node.metadata, "nodes": nodes, "type": "NIRGraph"}
     if isinstance(node, nir.Input | nir.Output | nir.Flatten):
-        return dict(node.to_dict())  # small, and each says its shape in its own way
-    names = [field.name for field in fields(node) if field.name not in ("input_type", "output_type")]
-    return {**{name: getattr(node, name) for name in names}, "type": type(node).__name__}
+        said = dict(node.to_dict())  # small, and each says its shape in its own way
+    else:
+        names = [field.name for field in fields(node) if field.name not in ("input_type", "output_type")]
+        said = {**{name: getattr(node, name) for name in names}, "type": type(node).__name__}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _write(group: h5py.Group, entries: Mapping[str, Any]) -> None:
     for key, value in entries.items():
         if isinstance(value, dict):
             if key != "metadata" or value:
-                _write(group.create_group(str(key)), value)
+                ordered = dict(sorted(value.items())) if key == "metadata" else value
+                _write(group.create_group(str(key)), ordered)
         elif isinstance(value, str):
             group.create_dataset(key, data=value, dtype=h5py.string_dtype())
         elif isinstance(value, np.ndarray) and value.size > SMALL:
@@ -74,4 +80,6 @@ def _write_array(group: h5py.Group, key: str, values: NDArray[Any]) -> None:
         return
     if values.dtype == np.float64 and np.array_equal(single := values.astype(np.float32), values):
         values = single  # weights that were trained in single precision
-    group.create_dataset(key, data=values, compression="lzf")
+    sample = values.ravel()[:SAMPLE]
+    repeats = len(np.unique(sample)) < len(sample) // 2  # trained weights do not, and then packing is only slow
+    group.create_dataset(key, data=values, compression="lzf" if repeats else None)

@@ -1,254 +1,177 @@
-"""A torch module -> NIR graph, by reading the attributes of its layers; nothing of the module is called.
+"""A torch module -> NIR graph. What a saved module holds is read without calling any of it; a live one is traced."""
 
-Containers are opened in the order their forward runs them. Only exact types are known: a subclass may compute something
-else, and a layer with hooks does.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import nir
-import numpy as np
 from torch import nn
 
 from snncompile.errors import CompileError
-from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph, numbered
-from snncompile.frontend.to_network import convert, output_shape
-from snncompile.frontend.torch_layers import READOUTS, RULES, Layer, Rule
-from snncompile.frontend.untrusted import input_shape_of, shown
+from snncompile.frontend.reading import Reading
+from snncompile.frontend.torch_containers import Branch, Leaf, leaves, opened, run
+from snncompile.frontend.torch_graph import GraphBuilder
+from snncompile.frontend.torch_reader import CODINGS, READOUTS, Reader, layer_name
+from snncompile.frontend.torch_rules import PRODUCERS, RULES, unsupported
+from snncompile.frontend.torch_values import Lead, Signal
+from snncompile.frontend.untrusted import check_size, input_shape_of, shown
 from snncompile.network import Shape
-from snncompile.nn import DirectCoding, EventCoding, PerStep, Residual
 
-MOST_LAYERS = 10_000
-DEEPEST = 64
-MOST_ADDED = 256
-REMOVED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-CODINGS = (DirectCoding, EventCoding)
-CONTAINERS = (nn.Sequential, PerStep, Residual)
-NOT_IN_PER_STEP = {
-    PerStep: ("is a PerStep within a PerStep", "use nn.Sequential for the inner one"),
-    Residual: ("stands within PerStep", "turn them round: Residual(PerStep(...))"),
-}
+SAY_SHAPE = "say it: --input-shape 1,28,28"
+DATA_AXES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class Fork:
-    """A Residual, opened: the layers of its branches; no shortcut is the identity."""
+class Entry:
+    """How the axes of a model's input are taken: which are time and batch, the data of one step, the steps if known."""
 
-    where: str
-    body: "Branch"
-    shortcut: "Branch | None"
-
-
-Branch = tuple[Layer | Fork, ...]
-Value = tuple[int, ...]
-"""What a layer reads: the outputs of the nodes at these positions, added up."""
+    lead: Lead
+    shape: Shape
+    timesteps: int | None
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> nir.NIRGraph:
-    """The graph of a module in evaluation mode.
+def trace(
+    module: nn.Module, input_shape: tuple[int, ...] | None = None, reading: Reading | None = None
+) -> nir.NIRGraph:
+    """The graph of a saved module in evaluation mode; nothing of the module is called.
 
-    Needs nested nn.Sequential, PerStep and Residual that run one of `CODINGS`, then layers of `RULES`, then one of
-    `READOUTS`; what a Residual adds goes into a neuron or the readout. `input_shape`, (C, H, W) or (features,),
-    overrides the coding's input_shape.
-    Gives nodes `00_input`, `01_conv2d`, ... in float64, numbered in topological order (a Residual's body before its
-    shortcut), their types filled in; identities and dropout are removed, an identity shortcut is an edge.
+    Needs nested nn.Sequential, the containers of `torch_containers`, and layers of `torch_rules`. Modules of
+    snncompile.nn begin with one of `CODINGS` and end with one of `READOUTS`; of others, `reading` says the time steps
+    and what is read. What a Residual adds goes into a neuron or the readout. `input_shape`, (C, H, W), (C, L) or
+    (features,), overrides the coding's input_shape.
+    Gives nodes `00_input`, `01_conv2d`, ... in float64, numbered in the order they run (a Residual's body before its
+    shortcut), their types filled in; identities and dropout are removed, an identity shortcut is an edge. The metadata
+    entry "contract" says how the producer's neurons were understood.
     Refuses (CompileError naming the layer by its path): everything else.
     """
-    layers = tuple(_Walk().open("", module))
-    coding = _only(layers, CODINGS, 0, "first")
-    readout = _only(layers, tuple(READOUTS), -1, "last")
-    metadata = READOUTS[type(readout.module)](readout)
-    tracer = _Tracer(coding, _input_shape(coding, input_shape))
-    value = tracer.run(layers[1:-1], (0,))
-    shape = tracer.shapes[value[0]]
-    tracer.add("output", nir.Output(np.array(shape), metadata=metadata), value, shape)
-    return tracer.graph()
+    branch = opened(module)
+    found = list(leaves(branch))
+    shape = input_shape
+    if coded := _is_coded(found):
+        coding = _only(branch, found, CODINGS, 0, "first")
+        _only(branch, found, READOUTS, -1, "last")
+        shape = _coding_shape(coding, input_shape)
+    if shape is None:
+        raise CompileError("model", "says no input shape", SAY_SHAPE)
+    said = reading or Reading()
+    entries = [Entry(lead, tuple(shape), said.timesteps) for lead in ("step", "TB", "(BT)", "BT", "(TB)")]
+    return _first_that_fits(entries, said, coded, _producer(found), lambda reader, value: run(reader, branch, value))
 
 
-class _Walk:
-    """Opens containers, counting what it visits: a module may hold itself, or one layer many times."""
+def trace_live(
+    module: nn.Module,
+    input_shape: tuple[int, ...] | None = None,
+    example_shape: tuple[int, ...] | None = None,
+    reading: Reading | None = None,
+) -> nir.NIRGraph:
+    """The graph of a module that is there, by following its forward; its layers are leaves as in `trace`.
 
-    def __init__(self) -> None:
-        self.visited = 0
+    input_shape: of one step's data; else example_shape, of an input of the module's, says it: [B, ...], or with an axis
+    of time steps. Raises CompileError naming the line of the model's source that is not understood.
+    """
+    from snncompile.frontend.torch_fx import run_traced  # noqa: PLC0415 - it takes a second
 
-    def open(self, path: str, found: object, per_step: bool = False, depth: int = 0) -> Iterator[Layer | Fork]:
-        """The layers of a module in execution order."""
-        where = f"{path or 'model'} ({type(found).__name__})"
-        self.visited += 1
-        if not isinstance(found, nn.Module):
-            raise CompileError(where, "is not a layer")
-        if self.visited > MOST_LAYERS or depth > DEEPEST:
-            raise CompileError(
-                "model", f"has more than {MOST_LAYERS} layers, or containers nested deeper than {DEEPEST}"
-            )
-        _check_hooks(where, found)
-        if type(found) in REMOVED:
-            return
-        if type(found) not in CONTAINERS:
-            yield Layer(where, found, per_step)
-            return
-        if per_step and type(found) in NOT_IN_PER_STEP:
-            raise CompileError(where, *NOT_IN_PER_STEP[type(found)])
-        children = vars(found).get("_modules")
-        if not isinstance(children, dict):
-            raise CompileError(where, "has no list of layers")
-        if type(found) is Residual:
-            yield self._fork(path, where, children, depth + 1)
-            return
-        for name, child in children.items():
-            yield from self.open(_joined(path, name), child, per_step or type(found) is PerStep, depth + 1)
-
-    def _fork(self, path: str, where: str, children: dict[str, object], depth: int) -> Fork:
-        if children.keys() != {"body", "shortcut"}:
-            raise CompileError(where, "its branches are not body and shortcut")
-        body = tuple(self.open(_joined(path, "body"), children["body"], depth=depth))
-        if children["shortcut"] is None:
-            return Fork(where, body, None)
-        return Fork(where, body, tuple(self.open(_joined(path, "shortcut"), children["shortcut"], depth=depth)))
+    said = reading or Reading()
+    parts = [Leaf(path, part, False) for path, part in module.named_modules()]
+    codings = [part for part in parts if isinstance(part.module, CODINGS)]
+    shape = input_shape
+    if shape is None and codings and vars(codings[0].module).get("input_shape") is not None:
+        shape = _coding_shape(codings[0], None)
+    entries = list(_entries(shape, example_shape, said))
+    if not entries:
+        raise CompileError("model", "says no input shape", SAY_SHAPE)
+    return _first_that_fits(
+        entries, said, bool(codings), _producer(parts), lambda reader, value: run_traced(reader, module, value)
+    )
 
 
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{shown(name, 40)}".lstrip(".")
+def _entries(shape: Shape | None, example: Shape | None, reading: Reading) -> Iterator[Entry]:
+    """The ways to take a module's input, the likely ones first."""
+    leads: tuple[Lead, ...] = ("step", "TB", "BT", "(BT)", "(TB)")
+    for lead in leads:
+        axes = 2 if lead in ("TB", "BT") else 1
+        data = shape
+        if example is not None and shape is not None and len(example) != axes + len(shape):
+            continue
+        if data is None and example is not None:
+            data = example[axes:]
+        if data is None or len(data) not in DATA_AXES:
+            continue
+        steps = reading.timesteps
+        if example is not None and axes > 1 and steps is None:
+            steps = example[0 if lead == "TB" else 1]
+        yield Entry(lead, tuple(data), steps)
 
 
-def _check_hooks(where: str, module: nn.Module) -> None:
-    if any(vars(module).get(hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks")):
-        raise CompileError(where, "has forward hooks, which may change what it computes", "remove them before saving")
+def _first_that_fits(
+    entries: list[Entry], reading: Reading, coded: bool, producer: str, model: Callable[[Reader, Signal], Any]
+) -> nir.NIRGraph:
+    """The graph by the first entry whose axes fit all layers; else the error of the one that got furthest."""
+    if reading.dt is not None:
+        hint = "leave it out: their leaks are by step, or they have a dt of their own"
+        raise CompileError("--dt", "is of no use to a torch module, whose layers count time steps", hint)
+    furthest: tuple[int, CompileError] | None = None
+    for entry in entries:
+        reader = _reader(entry, reading, coded, producer)
+        try:
+            reader.finish(model(reader, reader.entry(entry.lead)))
+            return reader.graph.graph()
+        except CompileError as error:
+            if furthest is None or len(reader.graph.nodes) > furthest[0]:
+                furthest = (len(reader.graph.nodes), error)
+    raise CompileError("model", "cannot be traced") if furthest is None else furthest[1]
 
 
-class _Tracer:
-    """Nodes in the order they are made, which is topological, with the shape each puts out and the edges to it."""
-
-    def __init__(self, coding: Layer, shape: Shape) -> None:
-        self.timesteps = coding.fields.integer("timesteps", 1)
-        metadata = {"coding": "events", "scale": 1.0, "timesteps": self.timesteps}
-        if type(coding.module) is DirectCoding:
-            metadata |= {"coding": "direct", "scale": coding.fields.number("scale")}
-        self.slugs, self.shapes, self.edges = ["input"], [shape], list[tuple[int, int]]()
-        self.nodes: list[nir.NIRNode] = [nir.Input(np.array(shape), metadata=metadata)]
-
-    def add(self, slug: str, node: nir.NIRNode, value: Value, shape: Shape) -> Value:
-        self.edges += [(source, len(self.nodes)) for source in sorted(value)]
-        self.slugs.append(slug)
-        self.nodes.append(node)
-        self.shapes.append(shape)
-        return (len(self.nodes) - 1,)
-
-    def run(self, branch: Branch, value: Value) -> Value:
-        for step in branch:
-            value = self.fork(step, value) if isinstance(step, Fork) else self.layer(step, value)
-        return value
-
-    def layer(self, layer: Layer, value: Value) -> Value:
-        rule, shape = _rule(layer), self.shapes[value[0]]
-        node = _made(rule, layer, shape)
-        if len(value) > 1 and not isinstance(node, MultiThresholdLIFGraph):
-            raise CompileError(
-                layer.where, f"reads the sum of {len(value)} layers", "currents are added before a neuron"
-            )
-        if isinstance(node, MultiThresholdLIFGraph) and node.mixing is not None and len(node.mixing) != self.timesteps:
-            made_for = f"is made for {len(node.mixing)} time steps, the input gives {self.timesteps}"
-            raise CompileError(layer.where, made_for, "make both with the same timesteps")
-        result = output_shape(convert(layer.where, ("",), node), [shape])
-        if not isinstance(node, nir.NIRGraph):
-            node.input_type, node.output_type = {"input": np.array(shape)}, {"output": np.array(result)}
-        return self.add(rule.slug, node, value, result)
-
-    def fork(self, fork: Fork, value: Value) -> Value:
-        body = self.run(fork.body, value)
-        shortcut = value if fork.shortcut is None else self.run(fork.shortcut, value)
-        one, other = self.shapes[body[0]], self.shapes[shortcut[0]]
-        if one != other:
-            side = "identity" if fork.shortcut is None else "shortcut"
-            raise CompileError(
-                fork.where,
-                f"the body gives shape {one}, the {side} {other}",
-                "needed: equal shapes, e.g. a 1x1 convolution of the body's stride as the shortcut",
-            )
-        if set(body) & set(shortcut):
-            hint = "the body and the shortcut both hand on what they read: put a layer into one of them"
-            raise CompileError(fork.where, "adds the same values twice", hint)
-        if len(body) + len(shortcut) > MOST_ADDED:
-            added = f"adds up {len(body) + len(shortcut)} layers"
-            raise CompileError(fork.where, added, f"at most {MOST_ADDED} meet in a neuron")
-        return body + shortcut
-
-    def graph(self) -> nir.NIRGraph:
-        names = numbered(self.slugs)
-        edges = [(names[a], names[b]) for a, b in self.edges]
-        # types are filled in above: nir's own inference fails on grouped convolution and on kernels that are not square
-        return nir.NIRGraph(dict(zip(names, self.nodes, strict=True)), edges, metadata={}, type_check=False)
+def _reader(entry: Entry, reading: Reading, coded: bool, producer: str) -> Reader:
+    shape, where = entry.shape, "model" if not coded else "input"
+    if len(shape) not in DATA_AXES or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
+        needed = "needed: (channels, height, width), (channels, length) or (features,)"
+        raise CompileError(where, f"the input shape is {shown(shape)}", needed)
+    rows = len(shape) == DATA_AXES[1]
+    full = (shape[0], 1, shape[1]) if rows else shape
+    reader = Reader(GraphBuilder(check_size(where, full), producer), reading, rows, coded)
+    reader.timesteps = entry.timesteps
+    return reader
 
 
-def _leaves(branch: Branch) -> Iterator[Layer]:
-    for step in branch:
-        if isinstance(step, Fork):
-            yield from _leaves(step.body)
-            yield from _leaves(step.shortcut or ())
-        else:
-            yield step
+def _producer(found: list[Leaf]) -> str:
+    """The package of the neurons."""
+    packages = (layer_name(leaf.module).partition(".")[0] for leaf in found)
+    return next((PRODUCERS[package] for package in packages if package in PRODUCERS), "snncompile")
 
 
-def _only(layers: Branch, kinds: tuple[type[nn.Module], ...], position: int, word: str) -> Layer:
+def _is_coded(found: list[Leaf]) -> bool:
+    """Whether a module is one of snncompile.nn: it has a coding or readout, or no neurons of another package."""
+    if any(isinstance(leaf.module, (*CODINGS, *READOUTS)) for leaf in found):
+        return True
+    return not any(layer_name(leaf.module).partition(".")[0] in PRODUCERS for leaf in found)
+
+
+def _only(branch: Branch, found: list[Leaf], kinds: tuple[type[nn.Module], ...], position: int, word: str) -> Leaf:
     """The one layer of some kinds, which must stand first or last."""
     names = " or ".join(kind.__name__ for kind in kinds)
-    found = [layer for layer in _leaves(layers) if type(layer.module) in kinds]
-    if not found:
-        known = (*RULES, *CODINGS, *READOUTS)
-        if strange := [layer for layer in _leaves(layers) if type(layer.module) not in known]:
-            raise _unsupported(strange[0])
+    these = [leaf for leaf in found if type(leaf.module) in kinds]
+    if not these:
+        known = (*CODINGS, *READOUTS)
+        strange = (leaf for leaf in found if layer_name(leaf.module) not in RULES and type(leaf.module) not in known)
+        if first := next(strange, None):
+            more = ("Sequential", "PerStep", "Residual", *(kind.__name__ for kind in known))
+            raise unsupported(first.where, type(first.module).__name__, *more)
         raise CompileError("model", f"has no {names}", f"snncompile.nn.{kinds[0].__name__} is the {word} layer")
-    if layers[position] is not found[0] or len(found) > 1 or found[0].per_step:
-        raise CompileError(found[-1].where, f"a network has one {names}, {word} and outside PerStep and Residual")
-    return found[0]
+    ends = [step for step in branch if not _is_removed(step)]
+    if ends[position] is not these[0] or len(these) > 1 or these[0].inside:
+        raise CompileError(these[-1].where, f"a network has one {names}, {word} and outside PerStep and Residual")
+    return these[0]
 
 
-def _rule(layer: Layer) -> Rule:
-    rule = RULES.get(type(layer.module))
-    if rule is None:
-        raise _unsupported(layer)
-    if rule.place == "step" and not layer.per_step:
-        raise CompileError(
-            layer.where,
-            "stands outside PerStep, where it would take the time steps for the batch",
-            "wrap it: PerStep(...)",
-        )
-    if rule.place == "sequence" and layer.per_step:
-        raise CompileError(
-            layer.where, "stands within PerStep, where it cannot see the time steps", "take it out of PerStep"
-        )
-    return rule
+def _is_removed(step: object) -> bool:
+    removed = ("torch.nn.modules.linear.Identity", "torch.nn.modules.dropout.")
+    return isinstance(step, Leaf) and layer_name(step.module).startswith(removed)
 
 
-ADVICE = (
-    *((part, "deploy what snncompile.nn.to_sequential(network) gives") for part in ("Train", "Stcb")),
-    ("QCFS", "deploy what snncompile.nn.convert_to_group_neurons(network, ...) gives"),
-    ("MaxPool", "use nn.AvgPool2d"),
-    ("AdaptiveAvgPool", "use nn.AvgPool2d"),
-    ("Norm", "use TdBatchNorm1d or TdBatchNorm2d"),
-    ("ReLU", "use snncompile.nn.MultiThresholdLIF"),
-    ("LIF", "use snncompile.nn.MultiThresholdLIF"),
-)
-
-
-def _unsupported(layer: Layer) -> CompileError:
-    kind = type(layer.module).__name__
-    advice = next((what for part, what in ADVICE if part in kind), "replace it by supported layers")
-    known = (*RULES, *REMOVED, *CODINGS, *READOUTS, *CONTAINERS)
-    supported = ", ".join(sorted({layer.__name__ for layer in known}))
-    return CompileError(layer.where, "this layer is not supported", f"{advice}; supported: {supported}")
-
-
-def _made(rule: Rule, layer: Layer, shape: Shape) -> nir.NIRNode:
-    try:
-        return rule.node(layer, shape)
-    except ValueError as error:  # an operation of nir_nodes that cannot be
-        raise CompileError(layer.where, str(error)) from None
-
-
-def _input_shape(coding: Layer, asked: tuple[int, ...] | None) -> Shape:
-    said = vars(coding.module).get("input_shape")
-    if asked is None and said is None:
-        raise CompileError(coding.where, "says no input shape", "say it: --input-shape 1,28,28")
-    return input_shape_of(coding.where, said if asked is None else asked)
+def _coding_shape(coding: Leaf, asked: tuple[int, ...] | None) -> Shape:
+    """Of the input of a module with a coding; `asked` overrides what the coding says."""
+    said = vars(coding.module).get("input_shape") if asked is None else asked
+    if said is None:
+        raise CompileError(coding.where, "says no input shape", SAY_SHAPE)
+    return input_shape_of(coding.where, said)
