@@ -26,7 +26,7 @@ from snncompile.backend import load_backend
 from snncompile.chip import Chip, load_target
 from snncompile.float_engine import FloatEngine
 from snncompile.frontend import load_model
-from snncompile.frontend.to_network import to_network
+from snncompile.frontend.nir.to_network import to_network
 from snncompile.network import Network
 from snncompile.pipeline import lower
 from snncompile.quantization.bit_budget import placed

@@ -22,7 +22,7 @@ from snncompile import reference
 from snncompile.backend import load_backend
 from snncompile.compiler import compile_file
 from snncompile.data import load_samples
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 
 
 def contenders(model: Path, data: Path, folder: Path) -> dict[str, Callable[[], float]]:

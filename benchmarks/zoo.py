@@ -21,7 +21,7 @@ from rich.console import Console
 from snncompile.backend import load_backend
 from snncompile.compiler import compile_file
 from snncompile.errors import CompileError
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 
 ROOT = Path(__file__).parent.parent
 TARGETS = ("loihi2-sim", "loihi1-sim")

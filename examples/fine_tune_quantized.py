@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from training import accuracy, batches
 
-from snncompile.frontend.checkpoint import load_module
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.torch.checkpoint import load_module
+from snncompile.frontend.torch.trace import trace
 from snncompile.nn import QuantizedNetwork, prepare_quantized
 
 

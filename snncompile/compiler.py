@@ -131,8 +131,8 @@ def compile_model(
     mode = resolve(options.lowering, chip.numerics)
     check_replaceable(directory)
     with log.step("frontend"):
-        from snncompile.frontend.nir_write import write_nir  # noqa: PLC0415 - loads nir
-        from snncompile.frontend.to_network import read_network, with_reading  # noqa: PLC0415
+        from snncompile.frontend.nir.to_network import read_network, with_reading  # noqa: PLC0415
+        from snncompile.frontend.nir.write import write_nir  # noqa: PLC0415 - loads nir
 
         graph = with_reading(model.read(), options.reading)
         network_nir = write_nir(graph)

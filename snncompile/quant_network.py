@@ -64,9 +64,9 @@ class QuantSynapses:
     from source `column` (of the flattened source) to target `row`, sorted by row, then column, of `features` targets.
     `pool`: payloads of one window add up before the weight (one axon for the window), as do those of `members`
     consecutive channels. `reads`: the first channel of the source that they read and the first that they do not; None:
-    all. `lag`: steps of the sample that a spike takes beyond the one of the pipeline; what is sent in the last ones of a
-    sample is lost. `weight_bits`: signed width that holds every weight. `part_of`: the trained layer that they are a part or a
-    copy of, None: that of their own name.
+    all. `lag`: steps of the sample that a spike takes beyond the one of the pipeline; what is sent in the last ones of
+    a sample is lost. `weight_bits`: signed width that holds every weight. `part_of`: the trained layer that they are a
+    part or a copy of, None: that of their own name.
     """
 
     name: str

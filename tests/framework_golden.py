@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from snncompile.frontend import load_model
+from snncompile.frontend.nir.to_network import to_network
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import to_network
 from snncompile.network import Network
 from snncompile.reference import FloatTrace, run_float
 

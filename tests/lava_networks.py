@@ -13,6 +13,8 @@ import numpy as np
 from snncompile.backends.lava import LavaBackend, emit
 
 from snncompile.encoding import Encoder
+from snncompile.mapping.connectivity import shape3
+from snncompile.mapping.partition import CoreGraph, Grid
 from snncompile.quant_network import Population, QuantNetwork, QuantSynapses
 from snncompile.quantization.state_bounds import input_interval, prove
 from snncompile.quantization.verify_integers import verify_integers
@@ -233,14 +235,30 @@ def host_layer(rng: np.random.Generator, timesteps: int = 3) -> Encoder:
     return Encoder("currents", 0.5, (2, 10, 6), timesteps, 5000, synapses, bias, 16)
 
 
-def program_of(network: QuantNetwork, encoder: Encoder | None = None) -> Any:
-    """What the Lava backend reads of a program."""
-    return SimpleNamespace(network=network, host=SimpleNamespace(encoder=encoder or pixels(network)))
+def random_cut(network: QuantNetwork, seed: int, most: int = 3) -> CoreGraph:
+    """Every population cut at random places, into at most `most` parts along each axis; a core a slice."""
+    rng = np.random.default_rng(seed)
+
+    def edges(size: int) -> np.ndarray:
+        inner = rng.permutation(np.arange(1, size))[: rng.integers(0, most)]
+        return np.array([0, *sorted(inner.tolist()), size])
+
+    grids = {p.name: Grid(*(edges(size) for size in shape3(p.shape))) for p in network.populations}
+    slices = sum(grid.tiles for grid in grids.values())
+    return CoreGraph(grids, rng.permutation(slices), {"neurons": np.zeros(slices, np.int64)}, {})
 
 
-def seal(directory: Path, network: QuantNetwork, encoder: Encoder | None = None) -> Path:
+def program_of(network: QuantNetwork, encoder: Encoder | None = None, graph: CoreGraph | None = None) -> Any:
+    """What the Lava backend reads of a program; one core a population where no graph is given."""
+    host = SimpleNamespace(encoder=encoder or pixels(network))
+    return SimpleNamespace(network=network, host=host, core_graph=graph or random_cut(network, 0, most=1))
+
+
+def seal(
+    directory: Path, network: QuantNetwork, encoder: Encoder | None = None, graph: CoreGraph | None = None
+) -> Path:
     (directory / "lava").mkdir()
-    for name, content in LavaBackend().emit(program_of(network, encoder)).items():
+    for name, content in LavaBackend().emit(program_of(network, encoder, graph)).items():
         (directory / name).write_bytes(content)
     return directory
 
@@ -255,8 +273,10 @@ def emitted_module(name: str) -> ModuleType:
         sys.path.remove(folder)
 
 
-def sealed_network(network: QuantNetwork, encoder: Encoder | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def sealed_network(
+    network: QuantNetwork, encoder: Encoder | None = None, graph: CoreGraph | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """network.json and weights.npz as the emitted program reads them."""
-    files = emit.emit(network, encoder or pixels(network))
+    files = emit.emit(network, encoder or pixels(network), graph or random_cut(network, 0, most=1))
     with np.load(io.BytesIO(files["lava/weights.npz"]), allow_pickle=False) as arrays:
         return json.loads(files["lava/network.json"]), {name: arrays[name] for name in arrays.files}

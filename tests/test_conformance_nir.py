@@ -14,8 +14,8 @@ from snncompile.chip import load_target
 from snncompile.compiler import Options, compile_file
 from snncompile.float_engine import FloatEngine
 from snncompile.frontend import load_model
+from snncompile.frontend.nir.to_network import read_network, to_network
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import read_network, to_network
 from snncompile.network import Linear, MultiThresholdLIF, Network
 from snncompile.pipeline import lower
 from snncompile.proof.verify import verify_program

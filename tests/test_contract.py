@@ -12,8 +12,8 @@ from snncompile.cli import cli
 from snncompile.contract import NodeContract, contract_lines, from_json, to_json
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.nir_write import write_nir
-from snncompile.frontend.to_network import read_network
+from snncompile.frontend.nir.to_network import read_network
+from snncompile.frontend.nir.write import write_nir
 from snncompile.sealed import read_program
 
 CONTRACT = (

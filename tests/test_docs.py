@@ -25,7 +25,8 @@ def commands() -> list[str]:
     """Every `uv run snncompile ...` of the pages, once, compile first."""
     lines = [line.removeprefix(SET_UP) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
     return sorted(
-        {line for line in lines if line.startswith("uv run snncompile ")}, key=lambda line: "--target" not in line
+        {line for line in lines if line.startswith("uv run snncompile ")},
+        key=lambda line: ("--target" not in line, line),
     )
 
 

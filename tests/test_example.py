@@ -11,7 +11,7 @@ import torch
 from snncompile.backend import load_backend
 from snncompile.compiler import compile_file
 from snncompile.data import load_samples
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 from snncompile.proof.verify import verify_program
 from snncompile.sealed import read_program
 

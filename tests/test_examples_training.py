@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snncompile.errors import CompileError
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep, TdBatchNorm2d
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -16,13 +16,13 @@ from torch import nn
 
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.checkpoint import load_module, load_weights
-from snncompile.frontend.nir_file import read_nir
-from snncompile.frontend.nir_write import write_nir
+from snncompile.frontend.nir.file import read_nir
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import to_network
-from snncompile.frontend.torch_model import built_module
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.torch.checkpoint import load_module, load_weights
+from snncompile.frontend.torch.model import built_module
+from snncompile.frontend.torch.trace import trace
 from snncompile.network import Linear
 
 FACTORY = """

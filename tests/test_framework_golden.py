@@ -26,6 +26,7 @@ BUILT = [
     *(f"{framework}_{name}" for framework in ("spikingjelly14", "spikingjelly2") for name in ("residual", "variants")),
     *(f"sinabs_{name}" for name in ("residual", "variants", "leak")),
     "norse_leak",
+    "norse_current",
 ]
 OUTPUTS = {
     "snntorch_mlp": lambda y: y.mean(0),
@@ -37,6 +38,7 @@ OUTPUTS = {
     "norse_recurrent": lambda y: y.mean(0),
     "norse_variants": lambda y: y.mean(1),
     "norse_leak": lambda y: y,
+    "norse_current": lambda y: y,
     "spikingjelly14_conv": lambda y: y.mean(0),
     "spikingjelly2_conv": lambda y: y.mean(0),
     "spikingjelly14_residual": lambda y: y,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snncompile.errors import CompileError
-from snncompile.frontend.torch_neurons import Leaky
+from snncompile.frontend.torch.neurons import Leaky
 from snncompile.network import MultiThresholdLIF
 from snncompile.reference import float_neurons
 

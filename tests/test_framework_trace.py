@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from snncompile.contract import from_json
 from snncompile.errors import CompileError
 from snncompile.frontend import load_module
+from snncompile.frontend.nir.to_network import to_network
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import to_network
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep
 from snncompile.reference import run_float
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from snncompile.errors import CompileError
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep, TdBatchNorm1d
 
 CANARY = "canary"

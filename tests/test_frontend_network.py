@@ -11,9 +11,9 @@ from test_nir_hostile import NONE, ONE, graph, neuron
 
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.nir_nodes import BatchNormGraph
-from snncompile.frontend.nir_write import write_nir
-from snncompile.frontend.to_network import to_network
+from snncompile.frontend.nir.nodes import BatchNormGraph
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
 from snncompile.network import MultiThresholdLIF, Readout
 
 

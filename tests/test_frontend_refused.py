@@ -8,7 +8,7 @@ from test_frontend_trace import changed, hooked, poisoned
 from torch import nn
 
 from snncompile.errors import CompileError
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.torch.trace import trace
 from snncompile.nn import (
     LMHT,
     QCFS,

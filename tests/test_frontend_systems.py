@@ -16,10 +16,10 @@ from test_nir_round_trip import assert_equal
 from torch import nn
 
 from snncompile.frontend import load_model
-from snncompile.frontend.nir_file import read_nir
-from snncompile.frontend.nir_write import write_nir
-from snncompile.frontend.to_network import to_network
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.nir.file import read_nir
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
+from snncompile.frontend.torch.trace import trace
 from snncompile.network import Network
 from snncompile.nn import (
     LMHT,

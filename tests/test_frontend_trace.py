@@ -14,8 +14,8 @@ from torch import nn
 
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.to_network import to_network
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.torch.trace import trace
 from snncompile.network import Conv2d
 from snncompile.network import MultiThresholdLIF as Neuron
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep, TdBatchNorm1d, TdBatchNorm2d

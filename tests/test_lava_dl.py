@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from snncompile.chip import load_target
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.nir_write import write_nir
+from snncompile.frontend.nir.to_network import read_network, to_network
+from snncompile.frontend.nir.write import write_nir
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import read_network, to_network
 from snncompile.network import SYNAPSES, Input, Network
 from snncompile.pipeline import lower
 from snncompile.quant_network import IntArray, QuantNetwork

@@ -10,6 +10,7 @@ from lava_networks import (
     mixing_network,
     pixels,
     program_of,
+    random_cut,
     random_payloads,
     seal,
     systems_network,
@@ -75,7 +76,10 @@ def test_the_networks_spike_and_cover_what_they_are_for() -> None:
             assert len(np.unique(sent[name])) > 1, (seed, name)
         assert (sent["n1"][0] != sent["n1"][1]).any(), seed
     assert {network.readout.spiking for network in networks} == {False, True}
-    assert {p.one_decay < 0 for network in networks for p in network.populations if p.mixing is not None} == {False, True}
+    assert {p.one_decay < 0 for network in networks for p in network.populations if p.mixing is not None} == {
+        False,
+        True,
+    }
 
 
 def test_mixing_is_written_only_where_a_population_mixes(tmp_path: Path) -> None:
@@ -85,5 +89,5 @@ def test_mixing_is_written_only_where_a_population_mixes(tmp_path: Path) -> None
         assert [name for name in arrays.files if name.endswith(".mixing")] == ["n1.mixing", "n2.mixing"]
         np.testing.assert_array_equal(arrays["n1.mixing"], network.populations[0].mixing)
     assert "mixing" not in (tmp_path / "lava" / "network.json").read_text()
-    described = json.loads(emit(network, pixels(network))["lava/network.json"])
+    described = json.loads(emit(network, pixels(network), random_cut(network, 0))["lava/network.json"])
     assert all(None not in node.values() for node in (*described["populations"], *described["synapses"]))

@@ -15,11 +15,11 @@ from test_nir_standard import DT, NONE, STEPS, TWO, affine, chain, conv, cuba, i
 
 from snncompile.cli import cli
 from snncompile.frontend import load_model
-from snncompile.frontend.graph_order import ordered
-from snncompile.frontend.nir_export import exported
-from snncompile.frontend.nir_write import write_nir
+from snncompile.frontend.nir.export import exported
+from snncompile.frontend.nir.graph_order import ordered
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import to_network
 from snncompile.network import Conv2d, Input, Linear, MultiThresholdLIF, Network, Readout, one_to_one, verify
 from snncompile.pipeline import run_passes
 from snncompile.reference import run_float

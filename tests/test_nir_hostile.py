@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from snncompile.errors import CompileError
-from snncompile.frontend import hdf5, load_model
-from snncompile.frontend.nir_file import read_nir
-from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
-from snncompile.frontend.nir_write import write_nir
-from snncompile.frontend.to_network import to_network
+from snncompile.frontend import load_model
+from snncompile.frontend.nir import hdf5
+from snncompile.frontend.nir.file import read_nir
+from snncompile.frontend.nir.nodes import MultiThresholdLIFGraph
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
 
 FILE = Path("model.nir")
 AGAIN = "export the model again"

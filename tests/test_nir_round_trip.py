@@ -19,11 +19,11 @@ from torch import nn
 
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.nir_file import read_nir
-from snncompile.frontend.nir_nodes import STEP_S, BatchNormGraph, MultiThresholdLIFGraph, lift
-from snncompile.frontend.nir_write import write_nir
-from snncompile.frontend.to_network import to_network
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.nir.file import read_nir
+from snncompile.frontend.nir.nodes import STEP_S, BatchNormGraph, MultiThresholdLIFGraph, lift
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
+from snncompile.frontend.torch.trace import trace
 from snncompile.network import MultiThresholdLIF as Neuron
 from snncompile.network import Network
 from snncompile.nn import DirectCoding, MeanReadout, MultiThresholdLIF, PerStep, TdBatchNorm1d, TdBatchNorm2d

@@ -15,10 +15,10 @@ from nir_simulator import simulate
 
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.graph_order import ordered
-from snncompile.frontend.nir_write import write_nir
+from snncompile.frontend.nir.graph_order import ordered
+from snncompile.frontend.nir.to_network import read_network, to_network, with_reading
+from snncompile.frontend.nir.write import write_nir
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import read_network, to_network, with_reading
 from snncompile.network import MultiThresholdLIF, Network, Sparse
 from snncompile.pipeline import run_passes
 from snncompile.reference import run_float

@@ -17,10 +17,10 @@ from torch import nn
 
 from snncompile.errors import CompileError
 from snncompile.frontend import load_model
-from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
-from snncompile.frontend.nir_write import write_nir
-from snncompile.frontend.to_network import to_network
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.nir.nodes import MultiThresholdLIFGraph
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
+from snncompile.frontend.torch.trace import trace
 from snncompile.network import Conv2d, MultiThresholdLIF
 from snncompile.reference import run_float
 

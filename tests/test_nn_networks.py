@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from snncompile.compiler import run_passes
 from snncompile.frontend import load_model
-from snncompile.frontend.to_network import to_network
+from snncompile.frontend.nir.to_network import to_network
 from snncompile.nn import (
     LMHT,
     QCFS,

@@ -18,8 +18,8 @@ from snncompile.chip import load_target
 from snncompile.compiler import Options, compile_file
 from snncompile.data import load_samples
 from snncompile.errors import CompileError, InternalError
-from snncompile.frontend.to_network import to_network
-from snncompile.frontend.torch_trace import trace
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.torch.trace import trace
 from snncompile.nn import (
     LMHT,
     DirectCoding,

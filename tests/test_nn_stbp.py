@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 from snncompile.nn import MultiThresholdLIF, StbpLIF
 
 

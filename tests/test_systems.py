@@ -10,7 +10,7 @@ from snncompile.backend import load_backend
 from snncompile.compiler import compile_file
 from snncompile.data import load_samples
 from snncompile.errors import CompileError
-from snncompile.frontend.checkpoint import load_module
+from snncompile.frontend.torch.checkpoint import load_module
 from snncompile.proof.verify import verify_program
 from snncompile.sealed import read_program
 
@@ -83,7 +83,7 @@ def test_what_a_chip_cannot_do_is_refused(model: str, target: str, tmp_path: Pat
 def test_the_float_reference_is_the_trained_module(compiled: tuple[Path, Path], data: Path) -> None:
     from snncompile import reference
     from snncompile.frontend import load_model
-    from snncompile.frontend.to_network import to_network
+    from snncompile.frontend.nir.to_network import to_network
 
     if read_program(compiled[1]).chip.name != "loihi2":
         pytest.skip("the float network is the same for every chip")

@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snncompile.encoding import Encoder
+from snncompile.mapping.partition import CoreGraph
 from snncompile.program import narrowed
 from snncompile.quant_network import IntArray, Population, QuantNetwork, QuantSynapses
 from snncompile.sealed import npz_bytes
+
+from .slices import cut
+from .stock import fused_because
 
 PROGRAM_FILES = (
     "README.md",
@@ -21,23 +25,25 @@ PROGRAM_FILES = (
     "encoding.py",
     "files.py",
     "layer.py",
+    "placement.py",
     "processes.py",
     "run.py",
     "simulation.py",
+    "stock.py",
     "watch.py",
 )
-FORMAT = 5
+FORMAT = 6
 """Version of network.json and weights.npz; counts up when a reader must change."""
 
 
-def emit(network: QuantNetwork, encoder: Encoder) -> dict[str, bytes]:
+def emit(network: QuantNetwork, encoder: Encoder, graph: CoreGraph) -> dict[str, bytes]:
     """The files of the sealed directory's `lava/`, by path; the same network gives the same bytes.
 
-    encoder: what makes payloads of data; the program encodes by the same rules.
+    encoder: what makes payloads of data; the program encodes by the same rules. graph: the core slices.
     """
     emitted = files(f"{__package__}.emitted")
     program = {f"lava/{name}": emitted.joinpath(name).read_bytes() for name in PROGRAM_FILES}
-    described = json.dumps(describe(network, encoder), indent=1, sort_keys=True)
+    described = json.dumps(describe(network, encoder) | {"cores": cut(network, graph)}, indent=1, sort_keys=True)
     arrays = network_arrays(network) | encoder_arrays(network, encoder)
     return program | {"lava/network.json": f"{described}\n".encode(), "lava/weights.npz": npz_bytes(arrays)}
 
@@ -56,7 +62,10 @@ def describe(network: QuantNetwork, encoder: Encoder) -> dict[str, object]:
         },
         "encoder": _scalars(encoder) | {"synapses": [_scalars(synapses) for synapses in encoder.synapses]},
         "synapses": [_scalars(synapses) for synapses in network.synapses],
-        "populations": [_scalars(population) | {"waits": population.waits} for population in network.populations],
+        "populations": [
+            _scalars(population) | {"waits": population.waits, "fused_because": fused_because(network, population)}
+            for population in network.populations
+        ],
     }
 
 

@@ -33,10 +33,11 @@ SILENCE_S = 120.0
 
 @dataclass(frozen=True, eq=False)
 class LavaResult:
-    """output (N, n), payloads (T, N, *shape) of the recorded populations, and the program's own times."""
+    """output (N, n), payloads and membranes (T, N, *shape) by population, and the program's own times."""
 
     output: IntArray
     payloads: Mapping[str, IntArray]
+    membranes: Mapping[str, IntArray]
     steps: int
     wall_s: float
     startup_s: float
@@ -52,16 +53,23 @@ def require_lava() -> None:
         )
 
 
-def run_program(program: Path, payloads: IntArray, record: Sequence[str], batch: int, progress: Progress) -> LavaResult:
+def run_program(
+    program: Path,
+    payloads: IntArray,
+    record: Sequence[str],
+    membranes: Sequence[str],
+    chosen: Sequence[str],
+    progress: Progress,
+) -> LavaResult:
     """Runs `program` (the directory lava/) on payloads (N, *input shape) or frames (N, T, *input shape).
 
+    chosen: options of its command line, those that name what is recorded among them.
     Raises CompileError naming the layer when a Lava process raises, dies or stands still.
     """
     with tempfile.TemporaryDirectory(prefix="snncompile-lava-") as scratch:
         data, out = Path(scratch, "data.npz"), Path(scratch, "out.npz")
         np.savez(data, payloads=narrowed(payloads))
-        options = ["--events", f"--data={data}", f"--out={out}", f"--batch={batch}"]
-        options += ["--record", *record] if record else []
+        options = ["--events", f"--data={data}", f"--out={out}", *chosen]
         with Path(scratch, "stderr.txt").open("w+") as errors:
             with started([sys.executable, str(program.resolve() / "run.py"), *options], scratch, errors) as process:
                 _follow(process, progress)
@@ -70,8 +78,9 @@ def run_program(program: Path, payloads: IntArray, record: Sequence[str], batch:
                 raise CompileError("lava", _last_line(errors.read()) or f"its program ended with {process.returncode}")
         with np.load(out, allow_pickle=False) as file:
             recorded = {name: file[f"payloads/{name}"].astype(np.int64) for name in record}
+            states = {name: file[f"membranes/{name}"].astype(np.int64) for name in membranes}
             times = {name: float(file[name]) for name in ("wall_s", "startup_s")}
-            return LavaResult(file["output"], recorded, int(file["steps"]), **times)
+            return LavaResult(file["output"], recorded, states, int(file["steps"]), **times)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,10 @@ from pathlib import Path
 import nir
 import numpy as np
 
-from snncompile.frontend.nir_export import exported
-from snncompile.frontend.nir_write import write_nir
+from snncompile.frontend.nir.export import exported
+from snncompile.frontend.nir.to_network import to_network
+from snncompile.frontend.nir.write import write_nir
 from snncompile.frontend.reading import Reading
-from snncompile.frontend.to_network import to_network
 from snncompile.network import Network
 from snncompile.pipeline import run_passes
 from snncompile.reference import run_float

@@ -131,13 +131,13 @@ class Variants(nn.Module):
 
 
 class Leak(nn.Module):
-    """Read out by leaky integrators whose current follows at once."""
+    """Read out by leaky integrators; a tau_syn_inv of 1000 (1/dt): their current follows at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, tau_syn_inv: float = 1000.0) -> None:
         super().__init__()
         self.fc = nn.Linear(20, 10)
         self.lif = norse.LIFCell(lif(0.1))
-        self.out = norse.LILinearCell(10, 3, norse.LIParameters(tau_syn_inv=torch.as_tensor(1000.0)))
+        self.out = norse.LILinearCell(10, 3, norse.LIParameters(tau_syn_inv=torch.as_tensor(tau_syn_inv)))
 
     def forward(self, x: Tensor) -> Tensor:
         state = out = None
@@ -153,6 +153,11 @@ def variants() -> nn.Module:
 
 def leak() -> nn.Module:
     return Leak()
+
+
+def current() -> nn.Module:
+    """Norse's own default: two time constants."""
+    return Leak(200.0)
 
 
 def mlp() -> nn.Module:
@@ -179,4 +184,5 @@ MODELS = {
     "recurrent": {"build": recurrent, "shape": (20,), "steps": STEPS, "frames": True},
     "variants": {"build": Variants, "shape": (20,), "steps": STEPS},
     "leak": {"build": Leak, "shape": (20,), "steps": STEPS},
+    "current": {"build": current, "shape": (20,), "steps": STEPS},
 }

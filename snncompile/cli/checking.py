@@ -91,7 +91,7 @@ def _network(
 
         return read_shapes(shapes)
     from snncompile.frontend import load_model
-    from snncompile.frontend.to_network import to_network
+    from snncompile.frontend.nir.to_network import to_network
     from snncompile.pipeline import run_passes
 
     assert model is not None

@@ -30,9 +30,9 @@ def export(
 
     from snncompile.contract import contract_lines
     from snncompile.frontend import load_model
-    from snncompile.frontend.nir_export import exported
-    from snncompile.frontend.nir_write import write_nir
-    from snncompile.frontend.to_network import to_network
+    from snncompile.frontend.nir.export import exported
+    from snncompile.frontend.nir.to_network import to_network
+    from snncompile.frontend.nir.write import write_nir
     from snncompile.pipeline import run_passes
     from snncompile.sealed import NETWORK
 

@@ -37,8 +37,8 @@ def load_model(
     if suffix in TORCH_SUFFIXES:
         return _load_torch(path, input_shape, reading)
     if suffix in NIR_SUFFIXES:
-        from snncompile.frontend.nir_file import read_nir  # noqa: PLC0415 - so does nir, through h5py
-        from snncompile.frontend.to_network import with_reading  # noqa: PLC0415
+        from snncompile.frontend.nir.file import read_nir  # noqa: PLC0415 - so does nir, through h5py
+        from snncompile.frontend.nir.to_network import with_reading  # noqa: PLC0415
 
         graph = read_nir(path, input_shape)
         return graph if reading is None else with_reading(graph, reading)
@@ -51,12 +51,12 @@ def load_model(
 
 
 def _load_torch(path: Path, input_shape: tuple[int, ...] | None, reading: "Reading | None") -> "nir.NIRGraph":
-    from snncompile.frontend import checkpoint  # noqa: PLC0415 - torch takes seconds to import
-    from snncompile.frontend.torch_trace import trace, trace_live  # noqa: PLC0415
+    from snncompile.frontend.torch import checkpoint  # noqa: PLC0415 - torch takes seconds to import
+    from snncompile.frontend.torch.trace import trace, trace_live  # noqa: PLC0415
 
     if reading is None or reading.factory is None:
         return trace(checkpoint.load_module(path), input_shape, reading)
-    from snncompile.frontend.torch_model import built_module  # noqa: PLC0415
+    from snncompile.frontend.torch.model import built_module  # noqa: PLC0415
 
     return trace_live(built_module(reading.factory, path), input_shape, reading=reading)
 
@@ -73,7 +73,7 @@ def load_module(
     (C, H, W), (C, L) or (features,): of one step of one sample, where the example does not say it.
     Raises CompileError naming the line of the module's source that is not understood.
     """
-    from snncompile.frontend.torch_trace import trace_live  # noqa: PLC0415 - torch takes seconds to import
+    from snncompile.frontend.torch.trace import trace_live  # noqa: PLC0415 - torch takes seconds to import
 
     shape = None if example is None else tuple(int(n) for n in example.shape)
     return trace_live(module, input_shape, shape, reading)

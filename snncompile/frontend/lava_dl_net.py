@@ -21,10 +21,10 @@ import numpy as np
 
 from snncompile.contract import NodeContract, to_json
 from snncompile.errors import CompileError
-from snncompile.frontend.hdf5 import RE_EXPORT, Tree, read_tree
-from snncompile.frontend.nir_nodes import MultiThresholdLIFGraph
+from snncompile.frontend.nir.hdf5 import RE_EXPORT, Tree, read_tree
+from snncompile.frontend.nir.nodes import MultiThresholdLIFGraph
+from snncompile.frontend.nir.to_network import CONTRACT, convert, output_shape
 from snncompile.frontend.reading import DT_S, MOST_STEPS, Reading
-from snncompile.frontend.to_network import CONTRACT, convert, output_shape
 from snncompile.frontend.untrusted import Fields, check_size, shown
 from snncompile.network import INPUT_PAYLOAD_MAX, NO_MEMORY, Array, Shape
 

@@ -103,8 +103,8 @@ class QuantizedNetwork(nn.Module):
 
 def _lowered(network: nn.Module, numerics: Numerics) -> Network:
     # these read snncompile.nn
-    from snncompile.frontend.to_network import to_network  # noqa: PLC0415
-    from snncompile.frontend.torch_trace import trace  # noqa: PLC0415
+    from snncompile.frontend.nir.to_network import to_network  # noqa: PLC0415
+    from snncompile.frontend.torch.trace import trace  # noqa: PLC0415
     from snncompile.pipeline import lower  # noqa: PLC0415
 
     return lower(to_network(trace(network)), numerics)

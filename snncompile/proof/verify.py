@@ -187,7 +187,7 @@ def _result(
 
 def _float_networks(directory: Path, program: Program) -> dict[str, Network]:
     from snncompile.frontend import load_model  # noqa: PLC0415 - loads nir
-    from snncompile.frontend.to_network import to_network  # noqa: PLC0415
+    from snncompile.frontend.nir.to_network import to_network  # noqa: PLC0415
 
     network, made = to_network(load_model(directory / NETWORK)), program.provenance
     folded = run_passes(network)

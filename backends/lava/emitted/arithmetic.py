@@ -56,7 +56,7 @@ class Synapses:
         weight, self.source_depth = weight.astype(np.int64), source_depth
         self.image, self.pool, self.integer = (*source_shape, 1, 1)[:3], tuple(spec["pool"]), integer
         self.reads = slice(*(spec.get("reads") or (None,)))
-        self.delay_steps, self.lag = spec["delay_steps"], spec.get("lag", 0)
+        self.delay_steps, self.lag, self.lateral = spec["delay_steps"], spec.get("lag", 0), spec.get("lateral", False)
         self.members = spec["members"]
         self.product: Callable[[np.ndarray], Any]
         if row is not None and column is not None:
@@ -210,9 +210,9 @@ class Neurons:
 
     I is a + bias, or what `Mixing` makes of it, and the lateral current; a decay below 0 amplifies. Of the micro-steps
     of a time step the decay acts in the first, and the neurons fire in the first `open_steps` (none given: in all).
-    Without thresholds they never fire and only sum; those that send their sum keep no state: y = u = I. bias, v0
-    (channels,); thresholds, subtract (levels, channels); payload (levels,). Types are as narrow as the proven
-    state_bits and input_bits allow.
+    Without thresholds they never fire and only sum; those that send their sum keep no state: y = u = I. `u` is that of
+    the last step. bias, v0 (channels,); thresholds, subtract (levels, channels); payload (levels,). Types are as narrow
+    as the proven state_bits and input_bits allow.
     """
 
     def __init__(self, spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -222,6 +222,7 @@ class Neurons:
         self.reached = np.greater_equal if spec["fire"] == "ge" else np.greater
         self.dtype = self.state_type(spec, arrays)
         repeats = size // spec["shape"][0]
+        self.u = np.zeros((1, size), self.dtype)
         self.bias, self.v0, self.thresholds, subtract = (
             np.repeat(arrays[name].astype(self.dtype), repeats, axis=-1)
             for name in ("bias", "v0", "thresholds", "subtract")
@@ -261,8 +262,9 @@ class Neurons:
     def step(self, v: np.ndarray, current: Any, micro: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Payloads to send and the state after reset on the input I = `current`, all (lanes, n), in this micro-step."""
         if self.sums:
-            return np.zeros(v.shape, np.int32) + np.asarray(current).astype(np.int32), v
-        u = ((self.decay(v) if micro == 0 else v) + current).astype(self.dtype, copy=False)
+            self.u = np.zeros(v.shape, np.int32) + np.asarray(current).astype(np.int32)
+            return self.u, v
+        self.u = u = ((self.decay(v) if micro == 0 else v) + current).astype(self.dtype, copy=False)
         payloads = np.zeros(u.shape, np.int32)
         if self.open_steps is not None and micro >= self.open_steps:
             return payloads, u

@@ -51,7 +51,7 @@ class GeneralNeurons(Neurons):  # type: ignore[misc]
         if self.adapt_decay is not None:
             h = truncated(h, self.adapt_decay) + self.adapt_step * k
             u = u - np.where(k > 0, h, 0) if self.adapt_resets else u
-        payloads, k, v = np.zeros(u.shape, np.int32), np.zeros(u.shape, np.int64), u
+        self.u, payloads, k, v = u, np.zeros(u.shape, np.int32), np.zeros(u.shape, np.int64), u
         is_open = self.open_steps is None or micro < self.open_steps
         for level, threshold in enumerate(self.thresholds if is_open else ()):
             fired = self.reached(u, threshold + h)

@@ -64,7 +64,7 @@ def check_payloads(payloads: np.ndarray, network: dict[str, Any]) -> None:
 
 
 def save(path: Path, result: Any, startup_s: float) -> None:
-    """Writes output and prediction (N, ...), payloads/NAME (T, N, *shape), and the times."""
+    """Writes output and prediction (N, ...), payloads/NAME and membranes/NAME (T, N, *shape), and the times."""
     np.savez(
         path,
         output=result.output,
@@ -73,4 +73,5 @@ def save(path: Path, result: Any, startup_s: float) -> None:
         wall_s=result.wall_s,
         startup_s=startup_s,
         **{f"payloads/{name}": payloads for name, payloads in result.payloads.items()},
+        **{f"membranes/{name}": membranes for name, membranes in result.membranes.items()},
     )

@@ -8,7 +8,8 @@ step of each (interval T, offset d), and outside the stream, first and last step
 
 A population that mixes steps needs later inputs of a sample in its first step: it stores what arrives from chip step
 d - waits on. What a population sends itself (lateral synapses) acts in its next step, but not in the next sample; nor
-does what synapses with a `lag` carry out of the last steps of one.
+does what synapses with a `lag` carry out of the last steps of one. The same holds between the slices of a population
+on several cores (`lateral` synapses, placement.py).
 """
 
 from collections.abc import Sequence
@@ -92,13 +93,40 @@ class InputFrames:
         return frames[:, min(frame, frames.shape[1] - 1)].astype(np.int32)
 
 
+class Keeper:
+    """Writes what is asked of a population of `depth` into shared memory; None: not asked.
+
+    output (groups, B, n) of zeros: gets the sum of a sample's payloads, or v after its last step where the neurons
+    never fire. record, membranes (T, groups, B, n): get every payload sent, and u of every step before firing.
+    """
+
+    def __init__(
+        self, depth: int, spiking: bool, stream: Stream, output: Any = None, record: Any = None, membranes: Any = None
+    ) -> None:
+        self.depth, self.spiking, self.stream = depth, spiking, stream
+        self.output, self.record, self.membranes = output, record, membranes
+
+    def keep(self, c: int, payloads: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
+        """What chip step c gave; outside the stream nothing is kept."""
+        t = c - self.depth
+        if not 0 <= t < self.stream.steps:
+            return
+        group, step = divmod(t, self.stream.timesteps)
+        if self.record is not None:
+            self.record[step, group] = payloads
+        if self.membranes is not None:
+            self.membranes[step, group] = u
+        if self.output is not None and self.spiking:
+            self.output[group] += payloads
+        elif self.output is not None and step == self.stream.timesteps - 1:
+            self.output[group] = v
+
+
 class Layer:
     """The neurons of a population and the synapses into them; in every chip step `fire`, then `receive` of every input.
 
     spec, arrays: the population in network.json and weights.npz. inputs, laterals: per connection the arguments of
-    `Synapses`; laterals are those whose source is the population itself. output (groups, B, n) of zeros or None: gets
-    the sum of a sample's payloads, or v after its last step where the neurons never fire; record (T, groups, B, n) or
-    None: gets every payload sent.
+    `Synapses`; laterals are those whose source is the population itself. kept: arguments of `Keeper`.
     """
 
     def __init__(
@@ -108,11 +136,9 @@ class Layer:
         inputs: Sequence[dict[str, Any]],
         laterals: Sequence[dict[str, Any]],
         stream: Stream,
-        output: Any = None,
-        record: Any = None,
+        **kept: Any,
     ) -> None:
         self.depth, self.waits, self.stream = spec["depth"], spec["waits"], stream
-        self.output, self.record = output, record
         general = any(name in arrays for name in STATES) or np.ptp(arrays["decay"]) > 0
         self.neurons = GeneralNeurons(spec, arrays) if general else Neurons(spec, arrays)
         self.mixing = Mixing(spec, arrays, stream.lanes) if "mixing" in arrays else None
@@ -120,11 +146,13 @@ class Layer:
             [Synapses(**connection, integer=self.neurons.dtype) for connection in connections]
             for connections in (inputs, laterals)
         )
+        self.keeper = Keeper(self.depth, self.neurons.spiking, stream, **kept)
         self.state = self.fresh = self.neurons.start(stream.lanes)
         self.silence = np.zeros(self.v.shape, np.int32)
         self.due: list[Any] = [0] * max(synapses.delay_steps + synapses.lag for synapses in self.synapses)
         """Ring of currents: entry c % len is due in chip step c."""
-        self.own: list[Any] = [0] * (1 + max((synapses.lag for synapses in self.laterals), default=0))
+        own = [*self.laterals, *(synapses for synapses in self.synapses if synapses.lateral)]
+        self.own: list[Any] = [0] * (1 + max((synapses.lag for synapses in own), default=0))
         """Ring of the currents of lateral synapses: entry c % len is due in chip step c."""
 
     @property
@@ -140,32 +168,29 @@ class Layer:
             self.mixing.store(t + self.waits, arriving)
         if not 0 <= t < self.stream.steps:
             return self.silence
-        group, step = divmod(t, self.stream.timesteps)
+        step = t % self.stream.timesteps
         current = self.mixing.current(t) if self.mixing else arriving
         if step == 0:
             self.state, self.own = self.fresh, [0] * len(self.own)
         current, self.own[c % len(self.own)] = current + self.own[c % len(self.own)], 0
         payloads, self.state = self.neurons.step(self.state, current, step % self.stream.microsteps)
-        self._keep(group, step, payloads)
+        self.keeper.keep(c, payloads, self.neurons.u, self.v)
         return payloads
-
-    def _keep(self, group: int, step: int, payloads: np.ndarray) -> None:
-        if self.record is not None:
-            self.record[step, group] = payloads
-        if self.output is not None and self.neurons.spiking:
-            self.output[group] += payloads
-        elif self.output is not None and step == self.stream.timesteps - 1:
-            self.output[group] = self.v
 
     def send_itself(self, c: int, payloads: np.ndarray) -> None:
         """Carries the payloads fired in chip step c over the lateral synapses."""
         for synapses in self.laterals:
-            when = (c + 1 + synapses.lag) % len(self.own)
-            self.own[when] = self.own[when] + synapses.current(payloads)
+            self._receive_laterally(c, synapses, payloads)
+
+    def _receive_laterally(self, c: int, synapses: Synapses, payloads: np.ndarray) -> None:
+        when = (c + 1 + synapses.lag) % len(self.own)
+        self.own[when] = self.own[when] + synapses.current(payloads)
 
     def receive(self, c: int, i: int, payloads: np.ndarray) -> None:
         """What connection i brings in chip step c."""
         synapses = self.synapses[i]
-        if (c - synapses.source_depth) % self.stream.timesteps + synapses.lag < self.stream.timesteps:
+        if synapses.lateral:
+            self._receive_laterally(c, synapses, payloads)
+        elif (c - synapses.source_depth) % self.stream.timesteps + synapses.lag < self.stream.timesteps:
             when = (c + synapses.delay_steps + synapses.lag) % len(self.due)
             self.due[when] = self.due[when] + synapses.current(payloads)

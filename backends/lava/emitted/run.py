@@ -22,18 +22,25 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, required=True, help=".npz with x (N, ...), or payloads (N, ...) as sent; y (N,)"
     )
-    parser.add_argument(
-        "--out", type=Path, help=".npz to write: output, prediction, payloads/NAME of recorded populations"
-    )
+    parser.add_argument("--out", type=Path, help=".npz to write: output, prediction, payloads/NAME and membranes/NAME")
     parser.add_argument(
         "--record", default=[], nargs="+", metavar="NAME", help="populations whose payloads are kept, or 'all'"
     )
+    parser.add_argument(
+        "--membranes", default=[], nargs="+", metavar="NAME", help="populations whose u before firing is kept, or 'all'"
+    )
+    parser.add_argument(
+        "--style", choices=["fused", "stock"], default="fused", help="stock: Lava's own Processes where they are exact"
+    )
+    parser.add_argument("--placement", action="store_true", help="a Process for every core slice")
     parser.add_argument("--batch", type=int, default=16, metavar="B", help="samples side by side (default 16)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
     parser.add_argument(
         "--events", action="store_true", help="one JSON object a line on standard output; ends with its parent"
     )
     options = parser.parse_args()
+    if options.style == "stock" and options.placement:
+        parser.error("--placement needs --style fused")
     if options.batch < 1 or (options.limit is not None and options.limit < 1):
         parser.error("--batch and --limit must be at least 1")
     return options
@@ -80,15 +87,15 @@ def main() -> None:
 def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
     """Loads, simulates, saves, tells."""
     import files  # noqa: PLC0415 - needs numpy, which comes after compat
-    from simulation import Simulation  # noqa: PLC0415 - needs Lava, which comes after compat
+    from simulation import Simulation, Wanted  # noqa: PLC0415 - needs Lava, which comes after compat
 
     network, arrays = files.read_network()
-    populations = [population["name"] for population in network["populations"]]
-    record = populations if options.record == ["all"] else options.record
-    if unknown := [name for name in record if name not in populations]:
-        sys.exit(f"--record: no population {unknown[0]!r}; known: {', '.join(populations)}")
+    wanted = Wanted(named("record", options, network), named("membranes", options, network))
     payloads, labels = files.read_data(options.data, network, arrays, options.limit)
-    simulation = Simulation(network, arrays, payloads, record, min(options.batch, len(payloads)))
+    lanes = 1 if options.style == "stock" else min(options.batch, len(payloads))
+    simulation = Simulation(network, arrays, payloads, wanted, lanes, options.style, options.placement)
+    if options.style == "stock":
+        tell("style", populations={spec["name"]: spec["fused_because"] for spec in network["populations"]})
     simulation.start()
     startup_s = time.perf_counter() - STARTED
     tell("started", startup_s=startup_s, processes=len(simulation.journals))
@@ -99,6 +106,14 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
     tell(
         "done", samples=len(payloads), accuracy=accuracy, startup_s=startup_s, wall_s=result.wall_s, steps=result.steps
     )
+
+
+def named(option: str, options: argparse.Namespace, network: dict[str, Any]) -> list[str]:
+    """The populations that --record or --membranes names."""
+    names, known = getattr(options, option), [spec["name"] for spec in network["populations"]]
+    if unknown := [name for name in names if name not in known and names != ["all"]]:
+        sys.exit(f"--{option}: no population {unknown[0]!r}; known: {', '.join(known)}")
+    return known if names == ["all"] else names
 
 
 class Progress:
@@ -120,6 +135,9 @@ def tell_events(event: str, **values: Any) -> None:
 def tell_person(event: str, **values: Any) -> None:
     if event == "failed":
         print(f"{values['details']}\n{values['layer'] or 'lava'}: {values['problem']}".lstrip(), file=sys.stderr)
+    elif event == "style":
+        for name, reason in values["populations"].items():
+            print(f"{name}: {f'fused: {reason}' if reason else 'stock'}")
     elif event == "progress" and sys.stderr.isatty():
         end = "\n" if values["done"] == values["total"] else "\r"
         print(f"{values['done']}/{values['total']} samples", end=end, file=sys.stderr, flush=True)

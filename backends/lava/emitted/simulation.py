@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
-from layer import InputFrames, Stream, parameters, payload_max
+from layer import InputFrames, Stream, parameters
+from placement import placed
 from processes import Source, population_class
+from stock import StockPopulation, lava_proc
 from watch import Journal, raise_written, shared, watch
 
 CHANNEL_SIZE = 2
@@ -18,22 +20,59 @@ CHANNEL_SIZE = 2
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Names of the populations whose payloads, and whose membranes (u before firing), are kept."""
+
+    payloads: Sequence[str] = ()
+    membranes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Result:
     """output (N, n): the last population's payloads summed over each sample, or, where it has no thresholds, its state
-    after the sample's last step. payloads: name -> (T, N, *shape).
+    after the sample's last step. payloads, membranes: name -> (T, N, *shape).
     """
 
     output: np.ndarray
     payloads: dict[str, np.ndarray]
+    membranes: dict[str, np.ndarray]
     steps: int
     wall_s: float
+
+
+class Memory:
+    """Shared memory (..., groups, lanes, n) of one quantity of a population, a piece for each Process that holds it."""
+
+    def __init__(self, pieces: Sequence[tuple[str, np.ndarray]], before: tuple[int, ...], kind: Any) -> None:
+        self.pieces = pieces
+        self.of = {name: shared((*before, len(neurons)), kind) for name, neurons in pieces}
+
+    def by_sample(self, shape: Sequence[int], samples: int) -> np.ndarray:
+        """(..., N, *shape), put together again."""
+        first = next(iter(self.of.values()))
+        whole = np.zeros((*first.shape[:-1], sum(len(neurons) for _, neurons in self.pieces)), first.dtype)
+        for name, neurons in self.pieces:
+            whole[..., neurons] = self.of[name]
+        in_order = whole.reshape(-1, whole.shape[-3] * whole.shape[-2], *shape)[:, :samples]
+        return in_order.reshape(*whole.shape[:-3], samples, *shape)
+
+
+@dataclass(frozen=True)
+class Inlet:
+    """Port (lanes, n) of a fused Process."""
+
+    port: Any
+
+    def connect(self, outlet: Any) -> None:
+        """Connects a source's port, (lanes, n) or of a stock Process (n,)."""
+        (outlet if outlet.shape == self.port.shape else outlet.reshape(self.port.shape)).connect(self.port)
 
 
 class Simulation:
     """A network with payloads (N, *input shape) or frames (N, F, *input shape) on `lanes` batch lanes.
 
-    N is filled up with zeros to whole groups. network, arrays: network.json and weights.npz. record: names of the
-    populations whose payloads are kept.
+    N is filled up with zeros to whole groups. network, arrays: network.json and weights.npz. style "stock": populations
+    that Lava's own Processes compute exactly are made of those; one lane then. placement: a Process a core slice.
     """
 
     def __init__(
@@ -41,52 +80,81 @@ class Simulation:
         network: dict[str, Any],
         arrays: dict[str, np.ndarray],
         payloads: np.ndarray,
-        record: Sequence[str],
+        wanted: Wanted,
         lanes: int,
+        style: str = "fused",
+        placement: bool = False,
     ) -> None:
-        self.network, self.arrays, self.samples, self.lanes = network, arrays, len(payloads), lanes
-        self.timesteps, self.populations = network["timesteps"], network["populations"]
-        self.groups = -(-self.samples // lanes)
-        self.stream = Stream(self.groups, lanes, self.timesteps, network["microsteps"])
-        self.steps = self.stream.steps + max(spec["depth"] for spec in self.populations)
-        self.senders = {spec["name"]: spec for spec in (network["input"], *self.populations)}
-        self.record = {name: self._payload_memory(self.senders[name]) for name in record}
-        self.output = shared(self._lane_shape(self.populations[-1]), np.int64)
-        self.journals = [Journal(name) for name in self.senders]
-        entry = network["input"]
+        self.whole, self.samples = {spec["name"]: spec for spec in network["populations"]}, len(payloads)
+        self.readout = network["populations"][-1]
+        self.network, self.arrays, self.pieces = network, arrays, _in_one_piece(network)
+        if placement:
+            self.network, self.arrays, self.pieces = placed(network, arrays)
+        self.stock = style == "stock"
+        self.stream = Stream(-(-self.samples // lanes), lanes, network["timesteps"], network["microsteps"])
+        self.steps = self.stream.steps + max(spec["depth"] for spec in self.whole.values())
+        self.output = self._memory(self.readout["name"], (), np.int64)
+        times = (self.stream.timesteps,)
+        self.record = {name: self._memory(name, times, self._payload_type(name)) for name in wanted.payloads}
+        self.membranes = {name: self._memory(name, times, self._state_type(name)) for name in wanted.membranes}
+        self.journals: list[Journal] = []
+        self._build(payloads)
+
+    def _memory(self, name: str, before: tuple[int, ...], kind: Any) -> Memory:
+        return Memory(self.pieces[name], (*before, self.stream.groups, self.stream.lanes), kind)
+
+    def _payload_type(self, name: str) -> Any:
+        spec = self.whole[name]
+        if spec.get("sends") == "sum":
+            return np.dtype(np.int32)
+        return np.min_scalar_type(int(self.arrays[f"{self.pieces[name][0][0]}.payload"].max(initial=0)))
+
+    def _state_type(self, name: str) -> Any:
+        return np.int32 if max(self.whole[name][bits] for bits in ("state_bits", "input_bits")) < 32 else np.int64
+
+    def _journal(self, name: str) -> Journal:
+        self.journals.append(Journal(name))
+        return self.journals[-1]
+
+    def _build(self, payloads: np.ndarray) -> None:
+        """All Processes, then their connections: slices of a population may send to each other."""
+        entry = self.network["input"]
         frames = InputFrames(payloads, entry["shape"], self.stream)
-        self.processes = {entry["name"]: Source(name=entry["name"], frames=frames, journal=self.journals[0])}
-        for spec, journal in zip(self.populations, self.journals[1:], strict=True):
-            self.processes[spec["name"]] = self._population(spec, journal)
+        self.first = Source(name=entry["name"], frames=frames, journal=self._journal(entry["name"]))
+        self.outlets = {entry["name"]: self.first.s_out}
+        kept: dict[str, dict[str, Any]] = {}
+        for name, pieces in self.pieces.items():
+            asked = {"record": self.record.get(name), "membranes": self.membranes.get(name)}
+            asked["output"] = self.output if name == self.readout["name"] else None
+            kept |= {piece: {key: memory and memory.of[piece] for key, memory in asked.items()} for piece, _ in pieces}
+        inlets: list[tuple[str, Any]] = []
+        for spec in self.network["populations"]:
+            params = parameters(self.network, self.arrays, spec) | {"stream": self.stream} | kept[spec["name"]]
+            inlets += self._population(params)
+        for source, inlet in inlets:
+            inlet.connect(self.outlets[source])
+        self.last = next(
+            journal for journal in self.journals if journal.layer == self.network["populations"][-1]["name"]
+        )
 
-    def _lane_shape(self, spec: dict[str, Any]) -> tuple[int, int, int]:
-        return self.groups, self.lanes, int(np.prod(spec["shape"]))
-
-    def _payload_memory(self, spec: dict[str, Any]) -> Any:
-        sums = spec.get("sends") == "sum"
-        kind = np.dtype(np.int32) if sums else np.min_scalar_type(payload_max(spec, self.arrays))
-        return shared((self.timesteps, *self._lane_shape(spec)), kind)
-
-    def _population(self, spec: dict[str, Any], journal: Journal) -> Any:
-        """The Process of a population, connected to its sources."""
-        params = parameters(self.network, self.arrays, spec) | {
-            "stream": self.stream,
-            "output": self.output if spec is self.populations[-1] else None,
-            "record": self.record.get(spec["name"]),
-        }
+    def _population(self, params: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Makes the Processes of a population; gives (name of a source, what its port is to be connected to)."""
+        name = params["spec"]["name"]
+        if self.stock and not params["spec"]["fused_because"]:
+            population = StockPopulation(params, self._journal)
+            self.outlets[name] = population.s_out
+            return population.inlets
         inputs = params["inputs"]
-        process = population_class(len(inputs))(params=params, journal=journal)
-        for i, connection in enumerate(inputs):
-            self.processes[connection["spec"]["source"]].s_out.connect(getattr(process, f"s_in_{i}"))
-        return process
+        process = population_class(len(inputs))(params=params, journal=self._journal(name))
+        self.outlets[name] = process.s_out
+        return [(one["spec"]["source"], Inlet(getattr(process, f"s_in_{i}"))) for i, one in enumerate(inputs)]
 
     def start(self) -> None:
         """Compiles and starts Lava's processes; they wait for the first step."""
-        self.first = next(iter(self.processes.values()))
+        models = lava_proc().models if self.stock else None
+        config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
         try:
-            self.first.create_runtime(
-                Loihi2SimCfg(select_tag="fixed_pt"), compile_config={"pypy_channel_size": CHANNEL_SIZE}
-            )
+            self.first.create_runtime(config, compile_config={"pypy_channel_size": CHANNEL_SIZE})
         except Exception:
             raise_written(self.journals)
             raise
@@ -101,15 +169,19 @@ class Simulation:
         self.first.wait()
         self.first.stop()
         progress(self.samples)
-        output = self._by_sample(self.output[None], self.populations[-1])[0]
-        payloads = {name: self._by_sample(record, self.senders[name]) for name, record in self.record.items()}
-        return Result(output, payloads, self.steps, wall_s)
+        output = self.output.by_sample(self.readout["shape"], self.samples)
+        payloads, membranes = (
+            {name: memory.by_sample(self.whole[name]["shape"], self.samples) for name, memory in memories.items()}
+            for memories in (self.record, self.membranes)
+        )
+        return Result(output, payloads, membranes, self.steps, wall_s)
 
     def done(self) -> int:
         """Samples whose last step the last population has made."""
-        made = max(0, self.journals[-1].steps - self.populations[-1]["depth"])
-        return int(min(self.samples, made // self.timesteps * self.lanes))
+        made = max(0, self.last.steps - self.readout["depth"])
+        return int(min(self.samples, made // self.stream.timesteps * self.stream.lanes))
 
-    def _by_sample(self, values: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
-        """(T, groups, B, n) -> (T, N, *shape)."""
-        return values.reshape(len(values), -1, *spec["shape"])[:, : self.samples]
+
+def _in_one_piece(network: dict[str, Any]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Every population as the one piece that it is unless it is cut into slices."""
+    return {spec["name"]: [(spec["name"], np.arange(int(np.prod(spec["shape"]))))] for spec in network["populations"]}

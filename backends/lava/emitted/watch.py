@@ -150,9 +150,15 @@ def end_with_parent() -> None:
 
 def tame_children() -> None:
     """Every process forked from here on ends with its parent, and leaves Ctrl-C to it."""
+    parent = [os.getpid()]
+
+    def before_fork() -> None:
+        parent[0] = os.getpid()
 
     def after_fork() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent()
+        if os.getppid() != parent[0]:  # it ended before the kernel was told
+            os._exit(1)
 
-    os.register_at_fork(after_in_child=after_fork)
+    os.register_at_fork(before=before_fork, after_in_child=after_fork)

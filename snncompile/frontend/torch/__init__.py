@@ -1,0 +1,1 @@
+"""PyTorch: checkpoints, tracing, and what the layers of each framework mean."""
