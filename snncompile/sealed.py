@@ -18,7 +18,7 @@ from snncompile.errors import CompileError, InternalError
 from snncompile.program import Program, from_plain, to_plain
 from snncompile.quantization.verify_integers import verify_integers
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PROGRAM, ARRAYS, NETWORK, REPORT = "program.json", "arrays.npz", "network.nir", "report.json"
 
 
