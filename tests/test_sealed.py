@@ -66,8 +66,8 @@ def test_replaces_an_earlier_program_and_nothing_else(tmp_path: Path) -> None:
         ),
         (
             "program.json",
-            lambda data: data.replace(b'"format_version": 2', b'"format_version": 99'),
-            "has format version 99, this .* reads 2",
+            lambda data: data.replace(b'"format_version": 3', b'"format_version": 99'),
+            "has format version 99, this .* reads 3",
         ),
         ("program.json", lambda data: data[:100], "program.json: is damaged"),
         ("program.json", lambda data: b"[]", "program.json: is damaged"),
