@@ -52,7 +52,7 @@ def spikingjelly(graph: nir.NIRGraph, frames: torch.Tensor) -> torch.Tensor:
 
     module = import_from_nir(graph, dt=1e-4)
     functional.set_step_mode(module, "s")
-    return torch.stack([first(module(frame[None])).flatten() for frame in frames])
+    return step_by_step(module, frames[:, None])
 
 
 def main(framework: str, model: str, frames: str, out: str) -> None:
