@@ -67,8 +67,8 @@ def exported(network: Network, r_is_one: bool = False) -> tuple[nir.NIRGraph, tu
 
     "faithful": they compute the same, in Euler steps of STEP_S. "approximate": the nested graph of `nir_nodes`, which
     we read without loss. Input and Output carry coding, steps and readout as metadata.
-    r_is_one: r is 1, and the weights carry it, for tools that leave r out of account (norse); else the weights are
-    ours, and r makes up for the time step.
+    r_is_one: r of leaky neurons is 1, and the weights carry it, for tools that leave r out of account (norse); else the
+    weights are ours, and r makes up for the time step, as it does in integrators in either case.
     """
     export = _Export(_resistances_in_weights(network) if r_is_one else network, r_is_one=r_is_one)
     for node in export.network.nodes:
@@ -90,7 +90,7 @@ def exported(network: Network, r_is_one: bool = False) -> tuple[nir.NIRGraph, tu
 
 def _resistance(node: MultiThresholdLIF) -> Array:
     """r of a population that NIR has: that which makes a step of STEP_S add its input as it is; () or (channels,)."""
-    if np.all(np.asarray(node.leak) == 1):
+    if _integrates(node):
         return np.asarray(1 / STEP_S)
     return 1 / (1 - np.asarray(node.leak))
 
@@ -98,7 +98,7 @@ def _resistance(node: MultiThresholdLIF) -> Array:
 def _resistances_in_weights(network: Network) -> Network:
     changed: dict[str, Node] = {}
     for node in network.neurons:
-        if not _beyond(node) and not _forgets(node):
+        if not _beyond(node) and not _forgets(node) and not _integrates(node):
             for synapses in (network.by_name[name] for name in node.inputs):
                 assert isinstance(synapses, SYNAPSES)
                 changed[synapses.name] = scaled(synapses, _resistance(node))
@@ -186,7 +186,7 @@ def _neurons(export: _Export, node: MultiThresholdLIF) -> None:
     shape = export.network.shapes[node.name]
     reason = _beyond(node)
     made, slug = _tagged(node, shape) if reason else _plain(node, shape)
-    if export.r_is_one and hasattr(made, "r"):
+    if export.r_is_one and hasattr(made, "r") and not _integrates(node):
         made.r = full(shape, 1.0)
     sources = [export.ends[name] for name in node.inputs if name in export.ends]
     at = export.add(slug, made, None)
@@ -219,6 +219,10 @@ def _beyond(node: MultiThresholdLIF) -> str:
     return next((what for what, has in found.items() if has), "")
 
 
+def _integrates(node: MultiThresholdLIF) -> bool:
+    return bool(np.all(np.asarray(node.leak) == 1))
+
+
 def _forgets(node: MultiThresholdLIF) -> bool:
     return bool(np.all(np.asarray(node.leak) <= NO_MEMORY)) and node.current_leak is None
 
@@ -229,7 +233,7 @@ def _plain(node: MultiThresholdLIF, shape: Shape) -> tuple[nir.NIRNode, str]:
     if _forgets(node):
         return nir.Threshold(threshold), "threshold"
     zero = full(shape, 0.0)
-    if np.all(np.asarray(node.leak) == 1):
+    if _integrates(node):
         return nir.IF(full(shape, _resistance(node)), threshold, zero), "if"
     steps = _resistance(node)  # as many as tau has
     v_leak = full(shape, 0.0 if node.drive is None else node.drive * steps)
