@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,15 @@ from snncompile.frontend.untrusted import shown
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
 PATIENCE_S = 4
+"""Seconds of processor time: a busy machine must not make a sound file look like one that hangs the library."""
+
 BYTES_PER_S = 2**20
+BUSY = 15
+"""How many times as long the clock may take: for a library that waits, and where processes have no such limit."""
+
+OUT_OF_TIME = -getattr(signal, "SIGXCPU", 0) or None
+"""Exit code of a process that used up its processor time."""
+
 RE_EXPORT = "export the model again"
 
 Tree = dict[str, Any]
@@ -34,7 +43,7 @@ def read_tree(path: Path) -> Tree:
 
     Refuses (CompileError): what is no HDF5 file or a damaged one; links out of the file, or to one entry twice; nesting
     deeper than 16; more than 50,000 entries; arrays of more than 256 MiB + 100 times the file's size (at most 4 GiB)
-    together; types other than numbers and text; a file that takes longer than 4 s + 1 s per MiB.
+    together; types other than numbers and text; a file that takes more processor time than 4 s + 1 s per MiB.
     """
     if not path.is_file():
         raise CompileError(str(path), "is a directory, not a file" if path.is_dir() else "no such file")
@@ -52,22 +61,30 @@ def read_tree(path: Path) -> Tree:
 
 def _ask(path: Path, patience_s: float) -> tuple[Any, memoryview]:
     """What the child says: its JSON and the bytes after it."""
-    command = [sys.executable, "-P", str(CHILD), str(path.absolute())]
+    seconds = math.ceil(patience_s)
+    command = [sys.executable, "-P", str(CHILD), str(path.absolute()), str(seconds)]
+    ending = f"the HDF5 library did not end on it in {seconds} s"
     try:
         with tempfile.TemporaryFile() as out:  # a pipe takes several times as long for 100 MB
             result = subprocess.run(
-                command, stdout=out, stderr=subprocess.PIPE, timeout=patience_s, check=False, stdin=subprocess.DEVNULL
+                command,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                timeout=BUSY * patience_s,
+                check=False,
+                stdin=subprocess.DEVNULL,
             )
             written = os.fstat(out.fileno()).st_size
             answer = memoryview(mmap.mmap(out.fileno(), 0, access=mmap.ACCESS_READ) if written else b"")
     except subprocess.TimeoutExpired:
-        reason = f"the HDF5 library did not end on it in {patience_s:.0f} s"
+        reason = ending
     else:
         length = int.from_bytes(answer[:8], "little")
         if result.returncode == 0 and length:
             return json.loads(bytes(answer[8 : 8 + length])), answer[8 + length :]
         said = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        reason = f"the HDF5 library failed on it: {shown(said or f'exit code {result.returncode}')}"
+        failed = f"the HDF5 library failed on it: {shown(said or f'exit code {result.returncode}')}"
+        reason = ending if result.returncode == OUT_OF_TIME else failed
     raise CompileError(str(path), f"cannot be read as HDF5, the container of NIR ({reason})", RE_EXPORT) from None
 
 

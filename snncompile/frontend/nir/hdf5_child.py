@@ -1,5 +1,7 @@
 """A program of its own: reads the HDF5 file in its first argument and writes what is in it to standard output.
 
+The second argument: seconds of processor time that it may take, all in all.
+
 Run by `hdf5.read_tree`, which states what is refused; imports nothing of snncompile, so that it starts in 0.2 s.
 Output: the length of a JSON text as 8 bytes, the text, then the arrays' bytes, one after the other. The text is
 {"refused": [name, problem, hint]} or {"tree": node}, a node one of ["group", {name: node}], ["text", text or lists of
@@ -84,19 +86,20 @@ class Reader:
         return ["array", item.dtype.str, item.shape]
 
 
-def limit_memory(size: int) -> None:
-    """Bounds this process, where the system can: a damaged file can make the library ask for anything."""
+def limit(memory: int, seconds: int) -> None:
+    """Bounds memory and processor time, where the system can: a damaged file makes the library ask for anything."""
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main(path: str) -> None:
+def main(path: str, seconds: int) -> None:
     allowed = min(LARGEST, 256 * MIB + 100 * os.path.getsize(path))
-    limit_memory(WORKING_MEMORY + 2 * allowed)
+    limit(WORKING_MEMORY + 2 * allowed, seconds)
     reader = Reader(allowed)
     try:
         with h5py.File(path, "r") as file:
@@ -113,4 +116,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
