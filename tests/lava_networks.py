@@ -3,7 +3,9 @@
 import importlib
 import io
 import json
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -246,6 +248,20 @@ def random_cut(network: QuantNetwork, seed: int, most: int = 3) -> CoreGraph:
     grids = {p.name: Grid(*(edges(size) for size in shape3(p.shape))) for p in network.populations}
     slices = sum(grid.tiles for grid in grids.values())
     return CoreGraph(grids, rng.permutation(slices), {"neurons": np.zeros(slices, np.int64)}, {})
+
+
+def shared_memory() -> set[str]:
+    """Names of shared memory and of semaphores (sem.*)."""
+    return set(os.listdir("/dev/shm"))
+
+
+def shared_left(before: set[str]) -> list[str]:
+    """Names that were not there before and stay: those of tests beside this one live for milliseconds."""
+    left, deadline = shared_memory() - before, time.monotonic() + 10
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left &= shared_memory()
+    return sorted(left)
 
 
 def program_of(network: QuantNetwork, encoder: Encoder | None = None, graph: CoreGraph | None = None) -> Any:

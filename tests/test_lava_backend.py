@@ -22,6 +22,8 @@ from lava_networks import (
     random_network,
     random_payloads,
     seal,
+    shared_left,
+    shared_memory,
     systems_network,
 )
 from random_networks import images, quantized, recurrent_network
@@ -70,10 +72,10 @@ def leaves_nothing(tmp_path: Path) -> Iterator[None]:
     """No process and no shared memory is left by a run of a program in tmp_path."""
     if not Path("/proc/self").exists():
         pytest.skip("needs /proc")
-    shared_before = sorted(os.listdir("/dev/shm"))
+    shared_before = shared_memory()
     yield
     assert left_behind(tmp_path) == []
-    assert sorted(os.listdir("/dev/shm")) == shared_before
+    assert shared_left(shared_before) == []
 
 
 def test_emitted_bytes_are_deterministic() -> None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from lava_networks import (
     random_population,
     random_weights,
     seal,
+    shared_left,
+    shared_memory,
     systems_network,
     with_population,
 )
@@ -207,11 +208,11 @@ def test_a_failing_stock_process_is_named(tmp_path: Path, where: str, statement:
     broken = f"            if self.time_step == 4 and self.journal.layer == {where!r}:\n                {statement}\n"
     assert start in path.read_text()
     path.write_text(path.read_text().replace(start, start.replace("            super", f"{broken}            super")))
-    before = sorted(os.listdir("/dev/shm"))
+    before = shared_memory()
     with pytest.raises(CompileError, match=text):
         LavaBackend().run(program_of(network), tmp_path, payloads_of(network, 1, 5), options=ProcessOptions("stock"))
     assert left_behind(tmp_path) == []
-    assert sorted(os.listdir("/dev/shm")) == before
+    assert shared_left(before) == []
 
 
 def test_lava_options_need_the_lava_backend(tmp_path: Path) -> None:
