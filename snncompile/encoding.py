@@ -72,7 +72,7 @@ class Encoder:
                 where,
                 f"event counts from {x.min():g} to {x.max():g}",
                 f"the network takes whole numbers from 0 to {self.payload_max / self.scale:g}"
-                + (": the chip's spikes are binary" if self.payload_max == 1 else ""),
+                + (": its spikes are binary" if self.payload_max == 1 else ""),
             )
         return counts.astype(np.int64)
 

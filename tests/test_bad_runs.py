@@ -65,7 +65,7 @@ def test_a_run_of_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(2, "from 2 to 2; the network's input takes 0 to 1: the chip's spikes are binary"), (-1, "from -1 to -1;")],
+    [(2, "from 2 to 2; the network's input takes 0 to 1: its spikes are binary"), (-1, "from -1 to -1;")],
 )
 def test_events_that_are_not_binary_are_refused_on_a_binary_chip(value: int, told: str) -> None:
     program = on_events()

@@ -134,7 +134,7 @@ def test_event_frames_reach_every_time_step() -> None:
     ("x", "message"),
     [
         (lambda shape: np.zeros((2, *shape[1:])), "samples of shape .*, the network takes .* time steps"),
-        (lambda shape: np.full((2, *shape), 2), "event counts from 2 to 2; .* 0 to 1: the chip's spikes are binary"),
+        (lambda shape: np.full((2, *shape), 2), "event counts from 2 to 2; .* 0 to 1: its spikes are binary"),
         (lambda shape: np.full((2, *shape), 0.5), "event counts from 0.5 to 0.5; the network takes whole numbers"),
         (lambda shape: np.full((2, *shape), -1), "event counts from -1 to -1"),
     ],

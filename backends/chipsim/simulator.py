@@ -120,7 +120,7 @@ def _check(program: Program, payloads: IntArray, options: RunOptions) -> None:
     low, high = int(payloads.min()), int(payloads.max())
     least = -most if network.input_kind == "currents" else 0
     if low < least or high > most:
-        binary = ": the chip's spikes are binary" if most == 1 else ""
+        binary = ": its spikes are binary" if most == 1 else ""
         raise CompileError("payloads", f"from {low} to {high}", f"the network's input takes {least} to {most}{binary}")
     if options.timing == "cycle":
         from .clocked import RouterMesh  # noqa: PLC0415 - numba loads here
